@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['check_indexed', 'tagged']
 
-# %% ../nbs/00_ids.ipynb #27ac4b31
+# %% ../nbs/00_ids.ipynb #c04c5a1a
 import sys, types
 from collections import deque
+import numpy as np
 import torch
 from torch.utils.data import DataLoader as TorchDataLoader, IterableDataset
 from fastcore.basics import GetAttr
 from fastai.data.load import DataLoader, _FakeLoader
 
-# %% ../nbs/00_ids.ipynb #b15813e3
+# %% ../nbs/00_ids.ipynb #b6cd78f4
 class _Strip(GetAttr):
     "The loader's `after_batch`, called after the ids have been taken off the batch"
     _default = 'after_batch'
@@ -30,10 +31,21 @@ def _fake_loader(dl):
 
 class _TaggedDL:
     "Mixed into the class of a fastai `DataLoader`: `sample_ids` are the positions of the batch that was yielded last"
-    __slots__ = ('source', 'fake_l', 'sample_ids')
-    def tag(self, source):
-        self.source,self.sample_ids = source,None
+    __slots__ = ('source', 'fake_l', 'sample_ids', 'chosen')
+    def tag(self, source, keep):
+        self.source,self.sample_ids,self.chosen = source,None,None
         self.fake_l = _fake_loader(self)
+        if keep is None: return
+        if _is_sliced(source): raise TypeError(f'{type(source).__name__} reads the samples as slices unless it shuffles, so none can be left out: '
+                                               'use shuffle=True for the training data.')
+        source.randomize()
+        self.chosen = _kept(source.get_idxs(), keep)
+
+    def randomize(self):
+        if self.chosen is None: self.source.randomize()
+
+    def get_idxs(self): return self.source.get_idxs() if self.chosen is None else self.chosen
+    def __len__(self): return len(self.source) if self.chosen is None else _n_batches(len(self.chosen), self.bs, self.drop_last)
 
     def do_item(self, s):
         item = self.source.do_item(s)
@@ -54,17 +66,25 @@ class _TaggedDL:
     def _one_pass(self): self.source._one_pass()
     def __reduce__(self): return tagged, (self.source,)
 
+def _kept(ids, keep):
+    ids = np.asarray(list(ids))
+    return ids[keep[ids]].tolist()
+
+def _n_batches(n, bs, drop_last): return n//bs if drop_last else -(-n//bs)
+
+def _is_sliced(dl): return hasattr(dl, 'sampler') and dl.sampler is None and not dl.shuffle # tsai's
+
 def _ids_of_loader(dl, ids):
     "tsai's loaders may sort or slice what they are asked for, and say so in `idxs`"
     if 'input_idxs' not in vars(dl): return ids
     return list(range(dl.idxs.start, dl.idxs.stop)) if isinstance(dl.idxs, slice) else list(dl.idxs)
 
-# %% ../nbs/00_ids.ipynb #86791050
+# %% ../nbs/00_ids.ipynb #aecf1c9b
 class _TaggedDistributedDL:
     "Mixed into `DistributedDL`: the loader inside is tagged"
     __slots__ = ('source', 'fake_l', 'dl')
-    def tag(self, source):
-        self.source,self.dl = source,tagged(source.dl)
+    def tag(self, source, keep):
+        self.source,self.dl = source,tagged(source.dl, keep)
         self.fake_l = _fake_loader(self)
 
     @property
@@ -80,23 +100,31 @@ class _Noted:
             self.notes.append(o)
             yield o
 
+def _kept_batches(dl, keep):
+    "The kept ids of one epoch in batches: full ones again, unless the user made the batches"
+    batches = [_kept(b, keep) for b in dl._index_sampler]
+    if dl.batch_size is None: return [b for b in batches if b]
+    ids = [i for b in batches for i in b]
+    return [ids[i*dl.batch_size:][:dl.batch_size] for i in range(_n_batches(len(ids), dl.batch_size, dl.drop_last))]
+
 class _TaggedTorchDL:
     "Mixed into PyTorch's `DataLoader`"
-    __slots__ = ('source', 'sample_ids', 'notes')
-    def tag(self, source):
+    __slots__ = ('source', 'sample_ids', 'notes', 'chosen')
+    def tag(self, source, keep):
+        self.chosen = None if keep is None else _kept_batches(source, keep)
         ahead = max(source.num_workers, 1) * (source.prefetch_factor or 1)
         self.source,self.sample_ids,self.notes = source,None,deque(maxlen=ahead + 1)
         if source.persistent_workers: source._iterator = None # workers that are already running ask the untagged sampler
 
     @property
-    def _index_sampler(self): return _Noted(self.source._index_sampler, self.notes)
+    def _index_sampler(self): return _Noted(self.source._index_sampler if self.chosen is None else self.chosen, self.notes)
     def __iter__(self):
         self.notes.clear()
         for b in super().__iter__():
             self.sample_ids = torch.as_tensor([int(i) for i in self.notes.popleft()])
             yield b
 
-# %% ../nbs/00_ids.ipynb #860f322a
+# %% ../nbs/00_ids.ipynb #eb5e4947
 def _is_distributed(dl): return isinstance(dl, getattr(sys.modules.get('fastai.distributed'), 'DistributedDL', ()))
 
 def check_indexed(
@@ -119,11 +147,12 @@ def check_indexed(
 
 def tagged(
     dl, # fastai `DataLoader` of any kind, `DistributedDL`, or PyTorch `DataLoader`, over an indexed data set
+    keep:np.ndarray=None, # Which samples to load, (N,) bool, for one epoch; default all
 ): # The same loader with `sample_ids`, (B,) int64: positions in `dl.dataset` of the batch yielded last
     "`dl` with ids: shares all its state, leaves it untouched; a `TypeError` where samples have no positions"
     check_indexed(dl)
     mixin = _TaggedDistributedDL if _is_distributed(dl) else _TaggedTorchDL if isinstance(dl, TorchDataLoader) else _TaggedDL
     res = object.__new__(types.new_class(type(dl).__name__, (mixin, type(dl))))
     res.__dict__ = vars(dl)
-    res.tag(dl)
+    res.tag(dl, keep)
     return res

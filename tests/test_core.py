@@ -406,6 +406,39 @@ class Counts(MethodCallback):
     def state_dict(self): return dict(n_seen=self.n_seen, ids=self.sample_ids.cpu() if hasattr(self.learn, 'sample_ids') else torch.zeros(1))
     def load_state_dict(self, sd): self.n_seen = sd['n_seen']
 
+class Keep(MethodCallback):
+    "Keeps other samples in every epoch"
+    name = 'keep'
+    def __init__(self, masks): self.masks = masks
+    def keep_samples(self): return self.masks[self.epoch]
+
+class Keep2(Keep): name = 'keep2'
+
+def test_samples_left_out_of_an_epoch():
+    masks,ids,lrs = [np.arange(96) % 2 > 0, None, np.arange(96) < 40],[],[]
+    class Look(Callback):
+        order = 50
+        def before_train(self): ids.append([])
+        def after_batch(self):
+            if self.training: ids[-1] += self.sample_ids.tolist()
+        def before_batch(self): lrs.append(self.opt.hypers[-1]['lr']) if self.training else None
+    learn = blob_learner([Keep(masks), Look()])
+    learn.fit_one_cycle(3, 1e-2)
+    assert [sorted(o) for o in ids] == [list(range(1, 96, 2)), list(range(96)), list(range(40))]
+    assert len(lrs) == 3 + 6 + 3 # and the schedule ran to its end in fewer steps
+    assert lrs[-1] < max(lrs)/4 and lrs[-1] < lrs[-2]
+    assert len(learn.dls.train) == 6
+
+def test_several_methods_leave_out():
+    learn = blob_learner([Keep([np.arange(96) % 2 > 0]), Keep2([np.arange(96) % 3 > 0])])
+    class Look(Callback):
+        def after_batch(self): assert not self.training or all(i%2 and i%3 for i in self.sample_ids.tolist())
+    learn.fit(1, cbs=Look())
+    with pytest.raises(ValueError, match='no full batch'): learn.fit(1, cbs=Keep3([np.arange(96) % 2 == 0]))
+    assert not hasattr(learn, 'sample_ids')
+
+class Keep3(Keep): name = 'keep3'
+
 def test_recorder_columns():
     learn = blob_learner(Counts())
     learn.fit(2)

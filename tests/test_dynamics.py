@@ -1,15 +1,16 @@
 "Training dynamics: the scores of a fit against loops over what a spy saw, and a training that does not notice them."
 import copy, math
 import matplotlib.pyplot as plt
-import numpy as np, pytest, torch
+import numpy as np, pandas as pd, pytest, torch
 import torch.nn.functional as F
 from torch import nn
 from sklearn.metrics import roc_auc_score
-from fastai.basics import BCEWithLogitsLossFlat, CrossEntropyLossFlat, DataLoaders, L, Learner, SGD, TfmdDL
+from fastai.basics import BCEWithLogitsLossFlat, CrossEntropyLossFlat, DataLoaders, L, Learner, SGD, TfmdDL, set_seed
 from fastai.callback.core import Callback
 from fastai.callback.data import WeightedDL
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.mixup import CutMix, MixUp
+from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import fine_tune, lr_find
 from fastai.callback.training import GradientAccumulation
 from fastai.losses import FocalLossFlat
@@ -307,11 +308,32 @@ def tiny(targets, model, loss_func, cb):
     return learn
 
 @pytest.mark.parametrize('targets, model, match', [
-    (F.one_hot(torch.arange(24) % 3).float(), nn.Linear(4, 3), 'class id'), (torch.zeros(24, 1).long(), nn.Linear(4, 3), 'class id'),
+    (F.one_hot(torch.arange(24) % 3).float(), nn.Linear(4, 3), 'class id'),
     (torch.zeros(24).long(), nn.Linear(4, 1), 'K >= 2')])
 def test_targets_and_predictions_that_do_not_fit(targets, model, match):
     loss_func = BCEWithLogitsLossFlat() if targets.is_floating_point() else CrossEntropyLossFlat()
     with pytest.raises(TypeError, match=match): tiny(targets, model, loss_func, DynamicsCallback()).fit(1)
+
+def test_labels_in_a_column():
+    "fastai's tables have targets of shape (B, 1): the scores are those of flat ones"
+    y = torch.arange(24) % 3
+    def scores(y):
+        set_seed(0)
+        learn = tiny(y, nn.Linear(4, 3), CrossEntropyLossFlat(), DynamicsCallback())
+        nn.init.ones_(learn.model.weight)
+        learn.fit(2)
+        return learn.dynamics.scores()
+    pd.testing.assert_frame_equal(scores(y[:,None].to(torch.int8)), scores(y))
+
+def test_a_table_of_fastai():
+    from fastai.tabular.all import TabularDataLoaders, tabular_learner
+    x,y = blobs()
+    df = pd.DataFrame(x.numpy(), columns=list('abcd')).assign(label=[['red', 'green', 'blue'][i] for i in y])
+    dls = TabularDataLoaders.from_df(df, procs=[], cont_names=list('abcd'), y_names='label', valid_idx=range(80, 96), bs=16)
+    learn = tabular_learner(dls, layers=[8], cbs=DynamicsCallback())
+    learn.remove_cbs(ProgressCallback)
+    learn.fit(2)
+    assert len(learn.dynamics.to_frame()) == 80 and learn.dynamics.scores().confidence.notna().all()
 
 def test_last_layer():
     model = small_model()

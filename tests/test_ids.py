@@ -146,6 +146,66 @@ def test_tsai(kwargs):
     t = tagged(dls.train)
     for x,_ in t: assert t.sample_ids.tolist() == x[:,0,0].long().tolist()
 
+KEEP = np.arange(50) % 3 > 0 # 33 samples
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+@pytest.mark.parametrize('drop_last', [False, True])
+@pytest.mark.parametrize('shuffle', [False, True])
+@pytest.mark.parametrize('kind', [DataLoader, TfmdDL, TorchDataLoader])
+def test_samples_left_out(kind, shuffle, drop_last, num_workers):
+    dl = kind(Numbered(), 8, shuffle=shuffle, drop_last=drop_last, num_workers=num_workers)
+    t = tagged(dl, KEEP)
+    batches = []
+    for x,_ in t:
+        assert t.sample_ids.tolist() == x[:,0].tolist()
+        batches.append(x[:,0].tolist())
+    assert [len(b) for b in batches] == [8]*4 + ([] if drop_last else [1]) and len(batches) == len(t)
+    ids = sum(batches, [])
+    assert len(set(ids)) == len(ids) and KEEP[ids].all()
+    assert (ids == sorted(ids)) is not shuffle
+    assert sum(len(x) for x,_ in dl) >= 48 and len(dl) == (6 if drop_last else 7) # the loader itself has them all
+
+@pytest.mark.parametrize('kind', [DataLoader, TfmdDL])
+def test_the_others_keep_their_order(kind):
+    def two_epochs(keep):
+        dl = kind(Numbered(), bs=5, shuffle=True)
+        dl.rng.seed(1)
+        return [x[:,0].tolist() for _ in range(2) for x,_ in tagged(dl, keep)]
+    every = sum(two_epochs(None), [])
+    assert sum(two_epochs(KEEP), []) == [i for i in every if KEEP[i]]
+
+def test_left_out_samples_are_not_read():
+    class Precious(Numbered):
+        def __getitem__(self, i):
+            assert KEEP[i]
+            return super().__getitem__(i)
+    for kind in (DataLoader, TorchDataLoader): assert sum(len(x) for x,_ in tagged(kind(Precious(), 8, shuffle=True), KEEP)) == 33
+
+def test_left_out_with_a_batch_sampler():
+    dl = TorchDataLoader(Numbered(), batch_sampler=[[0, 3], [1, 2, 3], [4, 6, 8]])
+    assert [x[:,0].tolist() for x,_ in tagged(dl, KEEP)] == [[1, 2], [4, 8]] and len(tagged(dl, KEEP)) == 2
+
+def test_left_out_of_weighted_and_partial():
+    t = tagged(WeightedDL(Numbered(), bs=8, wgts=[0.]*40 + [1.]*10, shuffle=True), KEEP)
+    ids = torch.cat([t.sample_ids for _ in t])
+    assert KEEP[ids].all() and set(ids.tolist()) <= set(range(40, 50)) and len(t) == -(-len(ids)//8)
+    t = tagged(PartialDL(Numbered(), bs=8, partial_n=20, shuffle=True), KEEP)
+    assert KEEP[torch.cat([t.sample_ids for _ in t])].all()
+
+@pytest.mark.parametrize('kwargs', [dict(), dict(partial_n=30), dict(sort=True), dict(shuffle_train=False)])
+def test_left_out_of_tsai(kwargs):
+    from tsai.data.core import get_ts_dls
+    x = np.arange(60, dtype=np.float32)[:,None,None].repeat(5, 2)
+    dls = get_ts_dls(x, y=np.arange(60) % 2, splits=(list(range(40)), list(range(40, 60))), bs=8, **kwargs)
+    if kwargs == dict(shuffle_train=False):
+        with pytest.raises(TypeError, match='shuffle=True'): tagged(dls.train, KEEP[:40])
+        return
+    t,n = tagged(dls.train, KEEP[:40]),0
+    for x,_ in t:
+        assert t.sample_ids.tolist() == x[:,0,0].long().tolist() and KEEP[t.sample_ids].all()
+        n += 1
+    assert n == len(t) > 0
+
 class Stream(IterableDataset):
     def __iter__(self): return iter(range(10))
 

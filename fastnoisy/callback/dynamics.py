@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['last_linear', 'DynamicsCallback']
 
-# %% ../../nbs/15_callback.dynamics.ipynb #e66a5b18
+# %% ../../nbs/15_callback.dynamics.ipynb #d124edb9
 import math
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from .lilaw import terms_at
-from ..core import MethodCallback, sample_losses, unmixed
+from ..core import MethodCallback, class_ids, class_logits, sample_losses, unmixed
 from ..scores import (SCORES, Score, ScoreState, batch_signals, detection_table, last_layer_norms, model_norms, register_score,
                               roc_auc, to_quality)
 
@@ -24,7 +24,7 @@ for i,(name,high) in enumerate([('lilaw_alpha', False), ('lilaw_beta', True), ('
     register_score(Score(name, lambda s, i=i: _lilaw(s)[:,i], high, last=('p', 'p_max'), source='LiLAW, 2025, A.16'))
 register_score(Score('lilaw', lambda s: _lilaw(s).sum(1), True, last=('p', 'p_max'), source='LiLAW, 2025, A.16'))
 
-# %% ../../nbs/15_callback.dynamics.ipynb #858da7d6
+# %% ../../nbs/15_callback.dynamics.ipynb #104ab7f6
 class _LastLayer:
     "What went in and out of a linear layer in the last forward pass of the training"
     def __init__(self, layer): self.layer,self.hook = layer,layer.register_forward_hook(self._note)
@@ -94,22 +94,12 @@ class DynamicsCallback(MethodCallback):
 
     def after_loss(self):
         if self._trying: return
-        y,labels = self._class_ids(),self.learn.sample.labels
-        signals = batch_signals(self._logits(), self.sample_loss.detach().float(), y, labels.average)
+        labels = self.learn.sample.labels
+        average = lambda f: labels.average(lambda y, *_: f(class_ids(y)))
+        signals = batch_signals(class_logits(self.pred.detach()), self.sample_loss.detach().float(), class_ids(self.yb[0]), average)
         if 'grand' in self.wanted: signals['last_norm'] = self._layer.norms(self.sample_loss)
         if 'grand_full' in self.wanted: signals.update(self._full(labels))
         self.state.update(self.sample_ids, **signals)
-
-    def _logits(self):
-        pred = self.pred
-        if isinstance(pred, Tensor) and pred.dim() == 2 and pred.shape[1] > 1: return pred.detach().as_subclass(Tensor).float()
-        raise TypeError(f'Training dynamics need logits of shape (B, K) with K >= 2 classes, but the model gave {getattr(pred, "shape", type(pred))}.')
-
-    def _class_ids(self):
-        y = self.yb[0]
-        if isinstance(y, Tensor) and not y.is_floating_point() and y.dim() == 1: return y.as_subclass(Tensor)
-        raise TypeError('Training dynamics compare the prediction with one class id per sample, but the targets are '
-                        f'{tuple(getattr(y, "shape", ()))} {getattr(y, "dtype", type(y).__name__)}: use integer class ids of shape (B,).')
 
     def _full(self, labels):
         norms = taken = torch.zeros_like(self.sample_loss, requires_grad=False)

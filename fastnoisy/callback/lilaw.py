@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['TERMS', 'difficulty', 'terms_at', 'lilaw_terms', 'lilaw_gradient', 'in_order', 'LiLAWState', 'plot_weights',
-           'plot_path', 'check_class_ids', 'LiLAWCallback']
+           'plot_path', 'LiLAWCallback']
 
-# %% ../../nbs/10_callback.lilaw.ipynb #dd04c79f
+# %% ../../nbs/10_callback.lilaw.ipynb #07af9aaf
 from numbers import Real
 import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 from fastai.torch_core import to_float
 from ..aside import RandomBatches, batch_size, forward_aside, same_autocast
-from ..core import MethodCallback, register_method, sample_losses, unmixed
+from ..core import MethodCallback, class_ids, class_logits, register_method, sample_losses, unmixed
 
 # %% ../../nbs/10_callback.lilaw.ipynb #f2e7a953
 TERMS = 'alpha', 'beta', 'delta'
@@ -153,16 +153,7 @@ def plot_path(
     ax.legend()
     return fig
 
-# %% ../../nbs/10_callback.lilaw.ipynb #ff45a665
-def check_class_ids(
-    y, # Targets of a batch
-    where:str, # Named in the error
-)->Tensor: # (B,)
-    "Targets as class ids; a `TypeError` for one-hot, multi-label, mask or regression targets"
-    if isinstance(y, Tensor) and not y.is_floating_point() and y.numel() == len(y): return y.flatten().as_subclass(Tensor)
-    raise TypeError(f'LiLAW compares the prediction with one class id per sample, but the {where} targets are '
-                    f'{tuple(getattr(y, "shape", ()))} {getattr(y, "dtype", type(y).__name__)}: use integer class ids of shape (B,).')
-
+# %% ../../nbs/10_callback.lilaw.ipynb #24973e5b
 def _require(ok, name, value, remedy):
     if not ok: raise ValueError(f'{name}={value}: {remedy}.')
 
@@ -219,7 +210,7 @@ class LiLAWCallback(MethodCallback):
         n_inp = getattr(self.dls, 'n_inp', 1 if len(b) == 1 else len(b)-1)
         xb,yb = b[:n_inp],b[n_inp:]
         if not len(yb): raise ValueError('The validation batches for LiLAW have no targets: give a labelled loader as `meta_dl`.')
-        check_class_ids(yb[0], 'validation')
+        class_ids(yb[0], 'validation')
         return xb,yb
 
     @property
@@ -230,15 +221,10 @@ class LiLAWCallback(MethodCallback):
     def batch_weights(self):
         if not self.active: return None
         self._autocast = same_autocast(self.pred.device)
-        probs = self._probs(self.pred)
-        s_y = self.learn.sample.labels.average(lambda y,*_: difficulty(probs, check_class_ids(y, 'training'))[0])
+        probs = class_logits(self.pred).softmax(1)
+        s_y = self.learn.sample.labels.average(lambda y,*_: difficulty(probs, class_ids(y))[0])
         weights = self.state.weights(s_y, probs.amax(1))
         return weights.detach() if self.detach else weights
-
-    def _probs(self, pred):
-        if isinstance(pred, Tensor) and pred.dim() == 2 and pred.shape[1] > 1: return pred.as_subclass(Tensor).float().softmax(1)
-        raise TypeError(f'LiLAW needs logits of shape (B, K) with K >= 2 classes, but the model gave {tuple(getattr(pred, "shape", ()))}. '
-                        'If the labels of a table are numbers, say that they are classes: `y_block=CategoryBlock()`.')
 
     def after_cancel_step(self): self._skipped = True # a step that mixed precision skipped
 
@@ -255,7 +241,7 @@ class LiLAWCallback(MethodCallback):
         with torch.no_grad(), self._autocast:
             pred = to_float(forward_aside(self.model, *xb, training=self.meta_mode == 'train'))
             losses = sample_losses(loss_func, pred, *yb)
-            self.state.step(*difficulty(self._probs(pred), check_class_ids(yb[0], 'validation')), losses.float())
+            self.state.step(*difficulty(class_logits(pred).softmax(1), class_ids(yb[0], 'validation')), losses.float())
         if self.state.params.device.type == 'cpu': self._check_finite()
         self._next_batch = self._draw()
 
