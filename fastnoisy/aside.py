@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['OwnRandom', 'shuffled', 'plain_tensors', 'batch_size', 'RandomBatches', 'model_mode', 'forward_aside',
-           'same_autocast']
+           'same_autocast', 'run_in_order']
 
-# %% ../nbs/07_aside.ipynb #a3692fb7
+# %% ../nbs/07_aside.ipynb #dc63a774
 import random
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import DataLoader as TorchDataLoader
+from fastcore.foundation import L
+from fasttransform import Pipeline
 from fastai.data.load import DataLoader
+from fastai.torch_core import to_device
+from .ids import tagged
 
 # %% ../nbs/07_aside.ipynb #eaa0e32f
 def _streams(): return random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -130,3 +134,46 @@ def same_autocast(
     "Autocast as it is now, for a forward pass made after the callback that opened it has closed it"
     kind = torch.device(device).type
     return torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
+
+# %% ../nbs/07_aside.ipynb #96f65337
+def _transforms(dl):
+    "Pipelines that have to do with a loader: its own and those of its data set"
+    items = [getattr(o, 'tfms', None) for o in getattr(dl.dataset, 'tls', [dl.dataset])]
+    own = [getattr(dl, o, None) for o in ('after_item', 'before_batch', 'after_batch')]
+    return L(items + own).filter(lambda o: isinstance(o, Pipeline))
+
+class _AsValidation:
+    "The loader `dl` leaves augmentation out, and so do the pipelines that it shares with others, until the end"
+    def __init__(self, dl): self.dl = dl
+    def __enter__(self):
+        self.was = [(f, f.split_idx) for f in _transforms(self.dl)]
+        self.leave_out()
+        if isinstance(self.dl, DataLoader): self.before_iter,self.dl.before_iter = self.dl.before_iter,self.iter_begins
+
+    def leave_out(self):
+        for f,_ in self.was: f.split_idx = 1
+
+    def iter_begins(self):
+        self.before_iter()
+        self.leave_out()
+
+    def __exit__(self, *exc):
+        for f,split_idx in self.was: f.split_idx = split_idx
+
+def _plain_loader(dl):
+    if isinstance(dl, DataLoader): return dl.new(shuffle=False, drop_last=False)
+    bs = dl.batch_size or len(next(iter(dl.batch_sampler)))
+    return TorchDataLoader(dl.dataset, bs, num_workers=dl.num_workers, collate_fn=dl.collate_fn, pin_memory=dl.pin_memory, worker_init_fn=dl.worker_init_fn)
+
+def run_in_order(
+    dl, # fastai or PyTorch `DataLoader` over an indexed data set
+    f, # Function of ids (B,) and of the batch
+    device='cpu', # Where the batches go
+    progress=iter, # What to draw around the loader, such as a progress bar
+):
+    "Call `f` for all samples of the data set of `dl`, in batches, in their order and without augmentation; the random streams do not notice"
+    with OwnRandom(0):
+        dl = _plain_loader(dl)
+        with _AsValidation(dl):
+            dl = tagged(dl)
+            for b in progress(dl): f(dl.sample_ids, plain_tensors(to_device(b, device)))

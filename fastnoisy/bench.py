@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['CleanTest', 'known_methods', 'run_one']
 
-# %% ../nbs/30_bench.ipynb #0291c2f1
+# %% ../nbs/30_bench.ipynb #95691523
 import random, time
 import torch
+from fastcore.foundation import L
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import fit_one_cycle
@@ -19,7 +20,7 @@ from .aside import model_mode
 from .core import METHODS, register_method
 from .losses import GCELoss, NCERCELoss, SCELoss
 
-# %% ../nbs/30_bench.ipynb #c3173aee
+# %% ../nbs/30_bench.ipynb #436c4ab0
 class CleanTest(Callback):
     "After each epoch the accuracy on `dls.test`, in eval mode; nothing else notices"
     order,name = 45,'clean_test' # before the Recorder
@@ -60,7 +61,7 @@ def run_one(
     dls.train.rng = random.Random(seed)
     test = CleanTest()
     kwargs = {'loss_func': CrossEntropyLossFlat(), **METHODS[method].make()}
-    cbs = [test] + [cb for cb in [kwargs.pop('cbs', None)] if cb is not None]
+    cbs = [test, *L(kwargs.pop('cbs', None))]
     learn = Learner(dls, make_model(), cbs=cbs, metrics=[accuracy, ValueMetric(lambda: test.value, 'clean_test')], **kwargs)
     if not bars: learn.remove_cbs(ProgressCallback)
     start = time.perf_counter()

@@ -3,10 +3,14 @@ import random
 import numpy as np, pytest, torch
 from torch import nn
 from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
-from fastai.data.core import TfmdDL
+from torch import Tensor
+from fasttransform import Transform
+from fastai.data.core import Datasets, TfmdDL
+from fastai.data.load import SkipItemException
 from fastai.tabular.all import TabularDataLoaders
 import pandas as pd
-from fastnoisy.aside import OwnRandom, RandomBatches, forward_aside, model_mode, same_autocast, shuffled
+from fastnoisy.aside import OwnRandom, RandomBatches, forward_aside, model_mode, run_in_order, same_autocast, shuffled
+from fastnoisy.data.core import array_dls
 
 def draws(): return random.random(), np.random.rand(), torch.rand(1).item()
 
@@ -108,3 +112,74 @@ def test_same_autocast():
     with inside: assert lin(x).dtype == torch.bfloat16
     with same_autocast('cpu'): assert lin(x).dtype == torch.float32
     with inside, same_autocast('cpu'): pass
+
+class Noticed(Transform):
+    "An augmentation: adds 100 in training"
+    split_idx = 0
+    def encodes(self, x:Tensor): return x + 100 if x.dim() > 1 else x
+
+def in_order(dl):
+    ids,xs = [],[]
+    def note(i, b):
+        ids.append(i)
+        xs.append(b[0])
+    before = draws_ahead()
+    run_in_order(dl, note)
+    assert draws_ahead() == before
+    return torch.cat(ids), torch.cat(xs)
+
+def draws_ahead():
+    with OwnRandom(0): pass
+    state = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    return state
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_run_in_order(num_workers):
+    class Skips(list):
+        split_idx = 0
+        def __getitem__(self, i):
+            if i == 5: raise SkipItemException
+            return super().__getitem__(i)
+    rows = Skips((torch.tensor([float(i)]), torch.tensor(i % 2)) for i in range(21))
+    dl = TfmdDL(rows, bs=4, shuffle=True, drop_last=True, num_workers=num_workers, after_batch=Noticed())
+    ids,xs = in_order(dl)
+    assert sorted(ids.tolist()) == [i for i in range(21) if i != 5] and xs[:,0].tolist() == ids.tolist()
+    assert (dl.one_batch()[0] >= 100).all() # the loader itself still augments
+    assert dl.shuffle and dl.drop_last
+
+def test_run_in_order_leaves_item_transforms_of_training_out():
+    dsets = Datasets(range(12), [[lambda i: torch.full((2, 2), float(i)), Noticed()], [lambda i: i % 2]], splits=[range(8), range(8, 12)])
+    dls = dsets.dataloaders(bs=4, num_workers=0)
+    ids,xs = in_order(dls.train)
+    assert xs[:,0,0].tolist() == ids.tolist() == list(range(8))
+    assert (dls.train.one_batch()[0] >= 100).all() and (dls.valid.one_batch()[0] < 100).all()
+
+def test_run_in_order_after_an_error():
+    dsets = Datasets(range(12), [[lambda i: torch.full((2, 2), float(i)), Noticed()]], splits=[range(8), range(8, 12)])
+    dls = dsets.dataloaders(bs=4, num_workers=0)
+    def stop(*_): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): run_in_order(dls.train, stop)
+    assert dsets.train.tls[0].tfms.split_idx == 0 and (dls.train.one_batch()[0] >= 100).all()
+
+@pytest.mark.parametrize('kwargs', [dict(batch_size=8, shuffle=True, drop_last=True), dict(batch_sampler=[[3, 1], [2, 0]])])
+def test_run_in_order_of_a_torch_loader(kwargs):
+    ids,xs = in_order(TorchDataLoader(TensorDataset(torch.arange(21.)[:,None], torch.zeros(21)), **kwargs))
+    assert ids.tolist() == xs[:,0].tolist() == list(range(21))
+
+def test_run_in_order_of_tables_series_and_arrays():
+    df = pd.DataFrame({'a': np.arange(30.), 'y': np.arange(30) % 2})
+    dls = TabularDataLoaders.from_df(df, procs=[], cont_names=['a'], y_names='y', valid_idx=range(20, 30), bs=8)
+    cont = []
+    run_in_order(dls.train, lambda i, b: cont.append(b[1]))
+    assert torch.cat(cont)[:,0].tolist() == list(range(20))
+    from tsai.data.core import get_ts_dls
+    x = np.arange(30, dtype=np.float32)[:,None,None].repeat(5, 2)
+    for more in (dict(), dict(partial_n=8), dict(sort=True)):
+        dls = get_ts_dls(x, y=np.arange(30) % 2, splits=(list(range(20)), list(range(20, 30))), bs=8, **more)
+        ids,xs = in_order(dls.train)
+        assert xs[:,0,0].tolist() == ids.tolist() == list(range(20))
+    images = np.arange(30, dtype=np.uint8)[:,None,None].repeat(4, 1).repeat(4, 2)
+    dls = array_dls((images[:20], np.arange(20) % 2), (images[20:], np.arange(10) % 2), bs=8, batch_tfms=Noticed(), rgb=False, device='cpu')
+    ids,xs = in_order(dls.train)
+    assert ids.tolist() == list(range(20)) and xs.max() < 100
+    assert (xs[:,0,0,0].argsort() == ids).all()
