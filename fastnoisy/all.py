@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/31_all.ipynb #d11c42eb
+# %% ../nbs/31_all.ipynb #3f983ef0
 from .core import *
 from .losses import *
 from .noise import *
@@ -15,6 +15,7 @@ from .data.medmnist import *
 from .callback.lilaw import *
 from .callback.also import *
 from .callback.dynamics import *
+from .callback.bmm import *
 from .mixture import *
 from .scores import *
 from .bench import *
