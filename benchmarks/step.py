@@ -12,7 +12,7 @@ from statistics import median
 warnings.filterwarnings('ignore')
 import pandas as pd, timm, torch
 from fastai.callback.core import Callback, CancelValidException
-from fastai.basics import CrossEntropyLossFlat, DataLoaders, Learner, TfmdDL, defaults
+from fastai.basics import CrossEntropyLossFlat, DataLoaders, L, Learner, TfmdDL, defaults
 from fastnoisy.all import METHODS, SampleCallback
 
 class Clock(Callback):
@@ -32,7 +32,7 @@ def learner(method, args):
     data = [(x, y) for x,y in zip(torch.rand(n, 3, args.size, args.size), torch.randint(10, (n,)))]
     dls = DataLoaders(*(TfmdDL(data, bs=args.bs, shuffle=True, num_workers=0) for _ in range(2)), device=args.device)
     kwargs = dict(cbs=SampleCallback()) if method == 'core' else METHODS[method].make()
-    cbs = [Clock()] + [kwargs.pop('cbs')] if 'cbs' in kwargs else [Clock()]
+    cbs = [Clock(), *L(kwargs.pop('cbs', None))]
     learn = Learner(dls, timm.create_model(args.arch, num_classes=10), cbs=cbs, **{'loss_func': CrossEntropyLossFlat(), **kwargs})
     learn.remove_cb(learn.progress)
     return learn

@@ -252,7 +252,7 @@ def test_report_changes_nothing():
         learn.fit(3, 1e-2)
         return weights_of(learn.model)
     plain = run()
-    for signal in ('loss', 'running_loss'): assert torch.equal(run(BMMFilterCallback(signal, start=1)), plain)
+    for signal in ('loss', 'running_loss', separable(96)): assert torch.equal(run(BMMFilterCallback(signal, start=1)), plain)
     assert torch.equal(run(ALSOCallback(), BMMFilterCallback('also', start=1)), run(ALSOCallback()))
 
 def test_recorder_columns():
@@ -267,10 +267,10 @@ def test_recorder_columns():
 def test_lr_find_leaves_no_trace(learner):
     learn = learner([ALSOCallback(), BMMFilterCallback('running_loss', 'drop', start=1)])
     learn.fit(2)
-    before,rows = learn.bmm.to_frame(),list(learn.bmm.rows)
+    before,rows,sums = learn.bmm.to_frame(),list(learn.bmm.rows),learn.bmm.scores.sums.clone()
     learn.lr_find(num_it=12, show_plot=False)
     pd.testing.assert_frame_equal(learn.bmm.to_frame(), before)
-    assert learn.bmm.rows == rows and learn.bmm.n_epochs == 2
+    assert learn.bmm.rows == rows and learn.bmm.n_epochs == 2 and torch.equal(learn.bmm.scores.sums, sums)
 
 @pytest.mark.parametrize('cbs', [lambda: [ALSOCallback(), BMMFilterCallback('also', 'weight', start=1)],
                                  lambda: [BMMFilterCallback('running_loss', 'drop', start=1)], lambda: [BMMFilterCallback('loss', 'drop', start=2)]])
@@ -289,6 +289,14 @@ def test_saved_state_is_plain(tmp_path):
     learn.fit(1)
     torch.save(learn.bmm.state_dict(), tmp_path/'state')
     assert torch.load(tmp_path/'state', weights_only=True)['rows'] == learn.bmm.rows
+
+def test_classes_are_saved():
+    learn = blob_learner(BMMFilterCallback('running_loss', 'drop'))
+    learn.fit(1)
+    assert torch.equal(learn.bmm.classes, blobs(96)[1])
+    new = BMMFilterCallback('running_loss', 'drop')
+    new.load_state_dict(learn.bmm.state_dict())
+    assert torch.equal(new.classes, learn.bmm.classes)
 
 @pytest.mark.parametrize('exc', [KeyboardInterrupt, RuntimeError('boom')])
 @pytest.mark.parametrize('event', ['before_batch', 'after_batch', 'before_validate'])
