@@ -16,7 +16,7 @@ warnings.filterwarnings('ignore')
 import fastai, numpy as np, pandas as pd, torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 import fastnoisy
-from fastnoisy.all import array_dls, digits_dls, run_one, small_cnn
+from fastnoisy.all import array_dls, digits_dls, run_one, small_cnn, suspicion
 
 def from_npz(file, n, noise, seed):
     data = np.load(file)
@@ -24,11 +24,6 @@ def from_npz(file, n, noise, seed):
     n_valid = n//10
     return array_dls((x[n_valid:], y[n_valid:]), (x[:n_valid], y[:n_valid]), (data['test_images'], data['test_labels'].astype(np.int64)),
                      noise=noise, seed=seed, bs=128, val_bs=512, rgb=False, device='cpu')
-
-def suspicion(learn):
-    "One number per training sample, high = suspicious"
-    if hasattr(learn, 'also'): return -learn.also.to_frame().weight.values
-    with learn.no_bar(): return learn.get_preds(ds_idx=0, with_loss=True)[2].numpy()
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

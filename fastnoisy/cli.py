@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 import fastnoisy
 
-# %% ../nbs/32_cli.ipynb #7bc25be2
+# %% ../nbs/32_cli.ipynb #81cef369
 def _plot_digits(dls, path, n=16):
     "Some training images with the label they were given, red where it is wrong"
     import matplotlib.pyplot as plt
@@ -34,6 +34,12 @@ def _plot_accuracy(learners, path):
     fig.savefig(path, dpi=80)
     plt.close(fig)
 
+def _print_filter(learn):
+    if not learn.bmm.rows: return
+    flagged = learn.bmm.to_frame().is_label_issue.values
+    n_right = int((flagged & learn.dls.noise.flipped.numpy()).sum())
+    print(f'also+bmm was not told how many are wrong. It estimates {learn.bmm.noise_rate*len(flagged):.0f} and flags {flagged.sum()}, {n_right} of them rightly.')
+
 def demo(
     noise:float=.4, # Share of wrong labels, in [0, 1)
     epochs:int=15, # >= 1
@@ -44,7 +50,7 @@ def demo(
     "Train every method on digits with wrong labels; print a table and write plots to `out`"
     import matplotlib
     matplotlib.use('Agg')
-    from fastnoisy.all import METHODS, digits_dls, known_methods, run_one, small_cnn
+    from fastnoisy.all import METHODS, digits_dls, known_methods, n_found, run_one, small_cnn
     methods,out = known_methods(methods),Path(out)
     out.mkdir(parents=True, exist_ok=True)
     learners,rows = {},[]
@@ -52,13 +58,16 @@ def demo(
         dls = digits_dls(noise=noise, seed=seed)
         print(f'{name}: {METHODS[name].summary}', flush=True)
         learners[name],row = run_one(dls, partial(small_cnn, dls.n_channels, dls.c), name, epochs, seed=seed, bars=sys.stdout.isatty())
-        rows.append(row)
+        rows.append(dict(row, n_found=n_found(learners[name])) if dls.noise.flipped.any() else row)
     _plot_digits(dls, out/'digits.png')
     _plot_accuracy(learners, out/'accuracy.png')
     if 'lilaw' in learners and epochs > 1: learners['lilaw'].lilaw.plot().savefig(out/'lilaw.png', dpi=80)
     print(f'\n1,797 digits, {dls.noise.actual_rate:.0%} of the training labels wrong; accuracy on the clean test set, {epochs} epochs, seed {seed}:\n')
-    print(f'{"method":<12}{"last":>8}{"best":>8}{"seconds":>9}')
-    for o in rows: print(f'{o["method"]:<12}{o["last"]:>8.3f}{o["best"]:>8.3f}{o["seconds"]:>9.1f}')
+    n_wrong = int(dls.noise.flipped.sum())
+    print(f'{"method":<12}{"last":>8}{"best":>8}{"found":>8}{"seconds":>9}')
+    for o in rows: print(f'{o["method"]:<12}{o["last"]:>8.3f}{o["best"]:>8.3f}{o.get("n_found", 0):>8}{o["seconds"]:>9.1f}')
+    print(f'\nfound: so many of the {n_wrong} wrong labels are among the {n_wrong} samples it suspects most.')
+    if 'also+bmm' in learners: _print_filter(learners['also+bmm'])
     print(f'\nPlots: {", ".join(str(o) for o in sorted(out.glob("*.png")))}\nOne seed is no comparison: try --seed 1, --seed 2, ...')
     return rows
 

@@ -1,8 +1,12 @@
 "run_one: fair conditions, repeatable rows."
 from functools import partial
-import pytest, torch
+import numpy as np, pytest, torch
 from fastnoisy.all import METHODS, digits_dls, run_one, small_cnn
-from fastnoisy.bench import CleanTest, known_methods
+from fastnoisy.bench import CleanTest, known_methods, n_found, suspicion
+from fastnoisy.callback.bmm import evaluation_losses
+from fastnoisy.noise import LabelNoise
+from conftest import blob_learner, blobs
+from fastnoisy.callback.also import ALSOCallback
 
 def run(method='ce', seed=0, **kwargs): return run_one(digits_dls(noise=.4, device='cpu'), partial(small_cnn, 3, 10), method, 2, seed=seed, **kwargs)
 
@@ -40,3 +44,22 @@ def test_unknown_method():
     with pytest.raises(ValueError, match="unknown \\['nope'\\]; choose from ce"): run('nope')
     with pytest.raises(ValueError, match='choose from'): known_methods([])
     assert known_methods(None) == list(METHODS)
+
+def test_suspicion_is_the_loss_or_the_weight():
+    learn = blob_learner()
+    learn.fit(1)
+    assert (suspicion(learn) == evaluation_losses(learn)).all()
+    learn.fit(1, cbs=ALSOCallback())
+    learn = blob_learner(ALSOCallback())
+    learn.fit(1)
+    assert (suspicion(learn) == -learn.also.to_frame().weight).all()
+
+def test_n_found(monkeypatch):
+    learn,(_,y) = blob_learner(),blobs()
+    given = y.clone()
+    given[:10] = (y[:10] + 1) % 3
+    learn.dls.noise = LabelNoise(given, y, 3)
+    values = np.zeros(96)
+    values[[0, 1, 2, 50, 51, 52, 53, 54, 55, 56]] = 1
+    monkeypatch.setattr('fastnoisy.bench.suspicion', lambda learn: values)
+    assert n_found(learn) == 3

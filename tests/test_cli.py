@@ -1,5 +1,5 @@
 "The program: what it prints and writes, wrong arguments, interruption."
-import subprocess, sys
+import re, subprocess, sys
 import pytest
 from PIL import Image
 from fastnoisy.all import METHODS
@@ -10,8 +10,9 @@ def test_demo(tmp_path, capsys):
     main(['demo', '--epochs', '2', '--noise', '.3', '--seed', '3', '--out', str(tmp_path/'a/b')])
     out = capsys.readouterr().out
     assert '30% of the training labels wrong' in out and 'seed 3' in out
-    table = [o.split() for o in out.splitlines() if o.split() and o.split()[0] in METHODS and len(o.split()) == 4]
-    assert [o[0] for o in table] == list(METHODS) and all(0 < float(o[1]) <= float(o[2]) <= 1 for o in table)
+    table = [o.split() for o in out.splitlines() if o.split() and o.split()[0] in METHODS and len(o.split()) == 5]
+    assert [o[0] for o in table] == list(METHODS) and all(0 < float(o[1]) <= float(o[2]) <= 1 and 97 < int(o[3]) <= 323 for o in table)
+    assert 'of the 323 wrong labels' in out
     pictures = sorted(o.name for o in (tmp_path/'a/b').iterdir())
     assert pictures == ['accuracy.png', 'digits.png', 'lilaw.png']
     assert all(min(Image.open(tmp_path/'a/b'/o).size) > 100 for o in pictures)
@@ -19,6 +20,16 @@ def test_demo(tmp_path, capsys):
 def test_demo_one_method_one_epoch(tmp_path, capsys):
     rows = demo(methods=['lilaw'], epochs=1, out=tmp_path) # the warm-up only: nothing to plot
     assert [o['method'] for o in rows] == ['lilaw'] and not (tmp_path/'lilaw.png').exists()
+
+def test_demo_of_the_filter(tmp_path, capsys):
+    demo(methods=['also+bmm'], epochs=8, out=tmp_path)
+    said = [int(o) for o in re.findall(r'estimates (\d+) and flags (\d+), (\d+) of them rightly', capsys.readouterr().out)[0]]
+    assert 300 < said[2] <= said[1] < 560 and 300 < said[0] < 560 # 431 are wrong
+    rows = demo(methods=['also+bmm'], epochs=1, out=tmp_path) # too early for a mixture
+    assert 'estimates' not in capsys.readouterr().out and rows[0]['n_found'] > 172
+
+def test_demo_without_noise(tmp_path):
+    assert 'n_found' not in demo(noise=0., methods=['ce'], epochs=1, out=tmp_path)[0]
 
 @pytest.mark.parametrize('args, says', [
     (['demo', '--noise', '1.2'], 'not a rate in'), (['demo', '--noise', 'x'], 'invalid'), (['demo', '--epochs', '0'], 'not a number >= 1'),
