@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OwnRandom', 'shuffled', 'plain_tensors', 'batch_size', 'RandomBatches', 'model_mode', 'forward_aside',
-           'same_autocast', 'run_in_order']
+           'same_autocast', 'inputs_and_targets', 'run_in_order']
 
 # %% ../nbs/07_aside.ipynb #dc63a774
 import random
@@ -134,6 +134,15 @@ def same_autocast(
     "Autocast as it is now, for a forward pass made after the callback that opened it has closed it"
     kind = torch.device(device).type
     return torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
+
+# %% ../nbs/07_aside.ipynb #e55dce37
+def inputs_and_targets(
+    dls, # The `DataLoaders` that the batch comes from
+    b:tuple, # Batch
+)->tuple: # (inputs, targets), each a tuple
+    "The batch cut in two as the `Learner` cuts it"
+    n_inp = getattr(dls, 'n_inp', 1 if len(b) == 1 else len(b)-1)
+    return b[:n_inp],b[n_inp:]
 
 # %% ../nbs/07_aside.ipynb #96f65337
 def _transforms(dl):

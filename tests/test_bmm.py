@@ -1,6 +1,8 @@
 "The mixture filter: whom it keeps, what it fits, what it does to the training, and that it leaves no trace."
 import warnings
 import numpy as np, pandas as pd, pytest, torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from fastai.basics import Callback, CrossEntropyLossFlat, Learner, MSELossFlat, DataLoaders, TfmdDL
@@ -53,6 +55,15 @@ def test_evaluation_losses_are_those_of_get_preds():
     assert (torch.get_rng_state() == state).all() and learn.model[1].training is False
     with learn.no_bar(): expected = learn.get_preds(dl=learn.dls.train.new(shuffle=False, drop_last=False), with_loss=True)[2]
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+def test_a_torch_loader():
+    x,y = blobs(50)
+    dls = DataLoaders(*(TorchDataLoader(TensorDataset(x, y), 16, shuffle=True) for _ in range(2)))
+    learn = blob_learner(BMMFilterCallback('loss', 'drop', start=1), dls=dls)
+    learn.fit(3)
+    losses = evaluation_losses(learn)
+    learn.model.eval()
+    with torch.no_grad(): np.testing.assert_allclose(losses, F.cross_entropy(learn.model(x), y, reduction='none'), rtol=1e-5)
 
 # signals
 

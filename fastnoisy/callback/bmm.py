@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['kept_samples', 'evaluation_losses', 'BMMFilterCallback']
 
-# %% ../../nbs/16_callback.bmm.ipynb #4f532601
+# %% ../../nbs/16_callback.bmm.ipynb #4e5bcab0
 import math, warnings
 from functools import partial
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 from fastai.torch_core import find_bs
-from ..aside import batch_size, model_mode, run_in_order
+from ..aside import batch_size, inputs_and_targets, model_mode, run_in_order
 from .dynamics import signals_of_batch
 from ..core import MethodCallback, class_ids, register_method, sample_losses, unmixed
 from ..mixture import BetaMixture, GaussianMixture
@@ -37,7 +37,7 @@ def kept_samples(
     if keep.sum() < min_total: keep[np.argsort(suspicion, kind='stable')[:min_total]] = True
     return keep
 
-# %% ../../nbs/16_callback.bmm.ipynb #8fa93d8e
+# %% ../../nbs/16_callback.bmm.ipynb #85dc66e4
 def evaluation_losses(
     learn, # A `Learner`
 )->np.ndarray: # (N,), NaN for samples that could not be read
@@ -45,7 +45,7 @@ def evaluation_losses(
     losses = torch.full((len(learn.dls.train.dataset),), math.nan)
     loss_func,_ = unmixed(learn.loss_func)
     def note(ids, b):
-        xb,yb = b[:learn.dls.n_inp],b[learn.dls.n_inp:]
+        xb,yb = inputs_and_targets(learn.dls, b)
         losses[ids] = sample_losses(loss_func, learn.model(*xb), *yb).float().cpu()
     with torch.no_grad(), model_mode(learn.model, False):
         run_in_order(learn.dls.train, note, next(learn.model.parameters()).device)

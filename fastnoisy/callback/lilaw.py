@@ -6,13 +6,13 @@
 __all__ = ['TERMS', 'difficulty', 'terms_at', 'lilaw_terms', 'lilaw_gradient', 'in_order', 'LiLAWState', 'plot_weights',
            'plot_path', 'LiLAWCallback']
 
-# %% ../../nbs/10_callback.lilaw.ipynb #07af9aaf
+# %% ../../nbs/10_callback.lilaw.ipynb #b24dd7b4
 from numbers import Real
 import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 from fastai.torch_core import to_float
-from ..aside import RandomBatches, batch_size, forward_aside, same_autocast
+from ..aside import RandomBatches, batch_size, forward_aside, inputs_and_targets, same_autocast
 from ..core import MethodCallback, class_ids, class_logits, register_method, sample_losses, unmixed
 
 # %% ../../nbs/10_callback.lilaw.ipynb #f2e7a953
@@ -153,7 +153,7 @@ def plot_path(
     ax.legend()
     return fig
 
-# %% ../../nbs/10_callback.lilaw.ipynb #24973e5b
+# %% ../../nbs/10_callback.lilaw.ipynb #4b191cb4
 def _require(ok, name, value, remedy):
     if not ok: raise ValueError(f'{name}={value}: {remedy}.')
 
@@ -207,8 +207,7 @@ class LiLAWCallback(MethodCallback):
 
     def _draw(self):
         b = self.learn._set_device(next(self._batches))
-        n_inp = getattr(self.dls, 'n_inp', 1 if len(b) == 1 else len(b)-1)
-        xb,yb = b[:n_inp],b[n_inp:]
+        xb,yb = inputs_and_targets(self.dls, b)
         if not len(yb): raise ValueError('The validation batches for LiLAW have no targets: give a labelled loader as `meta_dl`.')
         class_ids(yb[0], 'validation')
         return xb,yb
