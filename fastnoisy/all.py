@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/31_all.ipynb #3f983ef0
+# %% ../nbs/31_all.ipynb #fb4d02fd
 from .core import *
 from .losses import *
 from .noise import *
@@ -13,10 +13,12 @@ from .data.core import *
 from .data.digits import *
 from .data.medmnist import *
 from .callback.lilaw import *
+from .optimizer import *
 from .callback.also import *
 from .callback.dynamics import *
 from .callback.bmm import *
 from .mixture import *
 from .scores import *
+from .report import *
 from .bench import *
 __all__ = [o for o in globals() if not o.startswith('_')]

@@ -1,14 +1,16 @@
 "ALSO: the step against a loop and its fixed point, the lazy form against the dense one, the callback in company."
 import math
 import numpy as np, pytest, torch
-import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score
 from hypothesis import given, settings, strategies as st
-from fastai.basics import SGD
+from fastai.basics import SGD, TensorBase
 from fastai.callback.mixup import MixUp
 from fastai.callback.schedule import lr_find
 from fastai.callback.training import GradientAccumulation
 from fastnoisy.all import METHODS, LiLAWCallback, digits_dls, run_one, small_cnn
 from fastnoisy.callback.also import ALSOCallback, ALSOWeights, also_update
+from fastnoisy.core import Method
+from fastnoisy.optimizer import ALSOAdam, also_adam
 from conftest import blob_dls, blob_learner, blobs, run_in_parts, weights_of
 from test_core import Spy, Stop
 
@@ -68,6 +70,18 @@ def test_lazy_is_dense(sign, objective, replace, with_prior, lr, tau):
         lazy.step(ids, losses, lr, tau)
         pi = also_update(pi, ids, losses, lr, tau, None if prior is None else prior.double(), objective)
     torch.testing.assert_close(lazy.all().double(), n*pi, rtol=1e-4, atol=1e-6)
+
+@pytest.mark.parametrize('replace', [False, True])
+@pytest.mark.parametrize('lr, tau', [(.02, .25), (.5, .5)])
+def test_looking_ahead_is_dense_and_changes_nothing(replace, lr, tau):
+    n,ahead,plain = 60,ALSOWeights(60),ALSOWeights(60)
+    pi,last = torch.full((n,), 1/n, dtype=torch.float64),None
+    for ids,losses in batches(n, 20, 100, replace=replace):
+        half = pi if last is None else also_update(pi, *last, lr, tau)
+        torch.testing.assert_close(ahead.weights_ahead(ids, lr, tau).double(), n*half[ids], rtol=1e-3, atol=1e-6)
+        pi,last = also_update(pi, ids, losses, lr, tau),(ids, losses)
+        ahead.step(ids, losses, lr, tau), plain.step(ids, losses, lr, tau)
+        assert all(torch.equal(getattr(ahead, o), getattr(plain, o)) for o in ('u', 'at', 'sums')) and (ahead.decay, ahead.since) == (plain.decay, plain.since)
 
 def test_weights_average_one():
     w = ALSOWeights(1000)
@@ -134,10 +148,34 @@ def test_objectives_are_opposite():
         assert np.sign(np.corrcoef(df.weight, losses)[0, 1]) == sign
         assert np.corrcoef(df.label_quality, losses)[0, 1] < 0 and df.label_quality.between(0, 1).all()
 
+def test_descent_ascent_is_the_weights_with_the_learners_adam():
+    a,b = fitted(ALSOCallback(mode='weights')),fitted(ALSOCallback(mode='descent-ascent'))
+    assert torch.equal(weights_of(a.model), weights_of(b.model)) and torch.equal(a.also.pi.u, b.also.pi.u)
+    c = fitted(ALSOCallback(mode='descent-ascent'), opt_func=also_adam)
+    assert torch.equal(weights_of(a.model), weights_of(c.model)) and type(c.opt) is ALSOAdam
+
+@pytest.mark.parametrize('cbs', [[MixUp(.4)], [GradientAccumulation(48)], [LiLAWCallback()]])
+def test_company_of_the_optimistic_mode(cbs):
+    learn = fitted([ALSOCallback(mode='optimistic'), *cbs])
+    assert learn.also.to_frame().weight.nunique() > 90 and np.isfinite(learn.recorder.values[-1]).all()
+
+def test_the_last_batch_is_saved_as_plain_tensors():
+    "Another type could not be loaded again"
+    w,ids = ALSOWeights(5),torch.arange(3)
+    w.step(ids, TensorBase(torch.ones(3)), .1, .5)
+    fresh = ALSOWeights(5)
+    fresh.load_state_dict(w.state_dict())
+    assert [type(o) for o in w.state_dict()['last']] == [torch.Tensor, torch.Tensor]
+    assert torch.equal(fresh.weights_ahead(ids, .1, .5), w.weights_ahead(ids, .1, .5)) and not torch.equal(fresh.weights_ahead(ids, .1, .5), w.weights(ids))
+
+def test_optimistic_wrong_labels(monkeypatch):
+    monkeypatch.setitem(METHODS, 'also-optimistic', Method('also-optimistic', lambda: dict(cbs=ALSOCallback(mode='optimistic')), ''))
+    learn,row = run_one(digits_dls(noise=.4, device='cpu'), lambda: small_cnn(3, 10), 'also-optimistic', 10)
+    assert row['last'] > .9 and roc_auc_score(learn.dls.noise.flipped.numpy(), -learn.also.to_frame().weight) > .98
+
 def test_wrong_labels_are_found_and_not_learnt():
     plain = run_one(digits_dls(noise=.4, device='cpu'), lambda: small_cnn(3, 10), 'ce', 20)[1]
     learn,row = run_one(digits_dls(noise=.4, device='cpu'), lambda: small_cnn(3, 10), 'also', 20)
-    from sklearn.metrics import roc_auc_score
     df = learn.also.to_frame()
     assert roc_auc_score(learn.dls.noise.flipped.numpy(), -df.weight) > .98
     assert row['last'] > plain['last'] + .05 and list(df.columns) == ['sample_id', 'weight', 'label_quality']
@@ -180,7 +218,7 @@ def test_resumed_equals_uninterrupted(learner):
     assert torch.equal(weights_of(a.model), weights_of(b.model))
     assert np.array_equal(a.also.to_frame().weight, b.also.to_frame().weight)
 
-@pytest.mark.parametrize('kwargs, name', [(dict(objective='mean'), 'objective'), (dict(temperature=0.), 'temperature'), (dict(temperature='hot'), 'temperature'), (dict(horizon=-1.), 'horizon')])
+@pytest.mark.parametrize('kwargs, name', [(dict(objective='mean'), 'objective'), (dict(mode='adam'), 'mode'), (dict(temperature=0.), 'temperature'), (dict(temperature='hot'), 'temperature'), (dict(horizon=-1.), 'horizon')])
 def test_wrong_arguments(kwargs, name):
     with pytest.raises(ValueError, match=name): ALSOCallback(**kwargs)
 
