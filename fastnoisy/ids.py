@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader as TorchDataLoader, IterableDataset
 from fastcore.basics import GetAttr
 from fastai.data.load import DataLoader, _FakeLoader
 
-# %% ../nbs/00_ids.ipynb #b6cd78f4
+# %% ../nbs/00_ids.ipynb #b7313254
 class _Strip(GetAttr):
     "The loader's `after_batch`, called after the ids have been taken off the batch"
     _default = 'after_batch'
@@ -54,7 +54,7 @@ class _TaggedDL:
     def do_batch(self, b):
         ids,items = zip(*b)
         batch = self.source.do_batch(list(items))
-        return batch, torch.as_tensor(_ids_of_loader(self.source, ids))
+        return batch, torch.as_tensor(_ids_of_loader(self.source, ids), dtype=torch.long)
 
     @property
     def after_batch(self): return _Strip(self, self.source.after_batch)

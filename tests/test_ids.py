@@ -144,7 +144,7 @@ def test_tsai(kwargs):
     splits = list(range(40)), list(range(40, 60))
     dls = get_ts_dls(x, y=np.arange(60) % 2, splits=splits, bs=16, **kwargs)
     t = tagged(dls.train)
-    for x,_ in t: assert t.sample_ids.tolist() == x[:,0,0].long().tolist()
+    for x,_ in t: assert t.sample_ids.tolist() == x[:,0,0].long().tolist() and t.sample_ids.dtype == torch.int64
 
 KEEP = np.arange(50) % 3 > 0 # 33 samples
 
