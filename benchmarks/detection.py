@@ -20,7 +20,7 @@ import fastai, numpy as np, pandas as pd, torch
 from fastai.callback.core import Callback
 from sklearn.metrics import average_precision_score, roc_auc_score
 import fastnoisy
-from fastnoisy.all import (ALSOCallback, BMMFilterCallback, DynamicsCallback, PairNoise, SCORES, SymmetricNoise, digits_dls, evaluation_losses, register_method,
+from fastnoisy.all import (ALSOCallback, BMMFilterCallback, DynamicsCallback, SCORES, as_noise, digits_dls, evaluation_losses, register_method,
                            run_one, small_cnn, to_quality)
 from compare import from_npz
 
@@ -35,11 +35,6 @@ class Detection(Callback):
             self.rows.append(dict(signal=name, epoch=self.epoch, auc=roc_auc_score(wrong[known], -quality[known]), ap=average_precision_score(wrong[known], -quality[known])))
 
 DYNAMIC = ['loss', 'running_loss', 'aum', 'el2n']
-NOISE = dict(symmetric=SymmetricNoise, pair=PairNoise)
-def noise_model(text):
-    kind,rate = text.split(':')
-    return NOISE[kind](float(rate))
-
 def dynamic(name, learn): return to_quality(learn.dynamics.scores()[name], SCORES[name].high)
 def weight(learn): return learn.also.to_frame().weight.values
 
@@ -52,8 +47,8 @@ for name,cbs in RUNS.items(): register_method(name, lambda cbs=cbs: dict(cbs=cbs
 def experiment(args, noise, seed, run):
     "One training: its rows"
     torch.set_num_threads(1)
-    if args.npz: dls,stride = from_npz(args.npz, args.n, noise_model(noise), seed),2
-    else: dls,stride = digits_dls(noise=noise_model(noise), seed=seed, device='cpu'),1
+    if args.npz: dls,stride = from_npz(args.npz, args.n, as_noise(noise), seed),2
+    else: dls,stride = digits_dls(noise=as_noise(noise), seed=seed, device='cpu'),1
     learn,row = run_one(dls, partial(small_cnn, dls.n_channels, dls.c, stride), run, args.epochs, seed=seed)
     base = dict(data=args.npz.stem if args.npz else 'digits', noise=noise, actual_rate=dls.noise.actual_rate, seed=seed, training=run, epochs=args.epochs,
                 accuracy_last=row['last'], accuracy_best=row['best'], seconds=row['seconds'])

@@ -5,13 +5,17 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/31_all.ipynb #fb4d02fd
+# %% ../nbs/31_all.ipynb #e0af9675
 from .core import *
 from .losses import *
 from .noise import *
+from .noise_models import *
+from .noise_human import *
+from .noise_inputs import *
 from .data.core import *
 from .data.digits import *
 from .data.medmnist import *
+from .data.noisy import *
 from .callback.lilaw import *
 from .optimizer import *
 from .callback.also import *

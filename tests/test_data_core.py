@@ -369,7 +369,7 @@ def pair(**kwargs): return {**dict(train=pictures(20), valid=pictures(10), bs=8)
     (pair(valid=pictures(10, (9, 9))), ValueError, 'differ in shape.*size='),
     (pair(valid=pictures(10, RGB)), ValueError, 'differ in shape'),
     (pair(bs=21), ValueError, 'bs=21, but there are only 20'),
-    (pair(noise='much'), TypeError, 'noise='),
+    (pair(noise='much'), ValueError, 'symmetric'),
     (pair(seed='x'), TypeError, 'generator='),
     (pair(train=(np.zeros((0, 8, 8), np.uint8), [])), ValueError, 'train labels are empty'),
 ])

@@ -7,7 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from fastnoisy.noise import LabelNoise, NoiseModel, SymmetricNoise, as_generator, as_noise, check_labels
+import fastnoisy.noise
+from fastnoisy.noise import (LabelNoise, NoiseModel, PairNoise, SymmetricNoise, as_generator, as_noise, check_labels, choose_samples, parse_noise, plot_matrix,
+                             register_noise)
+from fastnoisy.noise_models import AdjacentNoise, AsymmetricNoise, DirichletNoise, InstanceNoise
 
 LABELS = torch.arange(10).repeat(300)
 
@@ -90,8 +93,9 @@ def global_state(): return random.getstate(), np.random.get_state()[1].tolist(),
 
 
 @pytest.mark.parametrize('exact', [True, False])
-def test_global_randomness_is_neither_read_nor_moved(exact):
-    model = SymmetricNoise(.4, exact=exact)
+@pytest.mark.parametrize('kind', [SymmetricNoise, PairNoise])
+def test_global_randomness_is_neither_read_nor_moved(kind, exact):
+    model = kind(.4, exact=exact)
     first = model(LABELS)
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     before = global_state()
@@ -179,6 +183,76 @@ def test_as_noise():
     assert as_noise(None) is None and as_noise(model) is model
     assert as_noise(.4) == SymmetricNoise(.4) and as_noise(np.float32(.5)) == SymmetricNoise(.5)
     assert as_noise(0) == SymmetricNoise(0) and as_noise(1) == SymmetricNoise(1)
-    for wrong in ('.4', True, SymmetricNoise, [.4]):
+    for wrong in (True, SymmetricNoise, [.4]):
         with pytest.raises(TypeError, match='a rate in'): as_noise(wrong)
     with pytest.raises(ValueError, match=r'\[0, 1\]'): as_noise(40)
+
+
+def test_pair_takes_the_next_class():
+    record = PairNoise(.3)(LABELS, generator=1)
+    assert record.flipped.sum() == 900 and record.asked_rate == .3
+    assert all(g == (t + 1) % 10 for g, t in zip(record.given[record.flipped].tolist(), record.true[record.flipped].tolist()))
+    assert PairNoise(1)([0, 1, 2]).given.tolist() == [1, 2, 0] and PairNoise(1)([0, 1], n_classes=4).given.tolist() == [1, 2]
+    totals = [int(PairNoise(.4, exact=False)(LABELS, generator=s).flipped.sum()) for s in range(40)]
+    assert np.mean(totals) == pytest.approx(1200, abs=20) and 15 < np.std(totals) < 42
+    with pytest.raises(ValueError, match=r'\[0, 1\]'): PairNoise(2)
+
+
+def test_choose_samples():
+    g = as_generator(0)
+    exact = choose_samples(1000, .3, True, g)
+    assert len(exact) == len(set(exact.tolist())) == 300 and not exact.equal(exact.sort().values)
+    assert len(choose_samples(10, .25, True, g)) == 2 and len(choose_samples(10, .05, True, g)) == 0
+    each = choose_samples(100_000, .3, False, g)
+    assert abs(len(each) - 30_000) < 3*(100_000*.3*.7)**.5
+
+
+def test_matrices():
+    by_hand = [[.6 if i == j else .1 for j in range(5)] for i in range(5)]
+    assert SymmetricNoise(.4).matrix(5).tolist() == [pytest.approx(o) for o in by_hand]
+    by_hand = [[.7 + .06 if i == j else .06 for j in range(5)] for i in range(5)]
+    assert SymmetricNoise(.3, include_self=True).matrix(5).tolist() == [pytest.approx(o) for o in by_hand]
+    assert PairNoise(.3).matrix(3).tolist() == [pytest.approx(o) for o in ([.7, .3, 0], [0, .7, .3], [.3, 0, .7])]
+    with pytest.raises(NotImplementedError, match=r'model\(labels\).matrix\(\)'): ByBrightness().matrix(2)
+
+
+@pytest.mark.parametrize('n_classes, numbers', [(3, True), (20, True), (21, False)])
+def test_plot(n_classes, numbers):
+    T = torch.eye(n_classes, dtype=torch.double)*.75 + .25/n_classes
+    T[1, 2], T[2, 1] = .3, .01
+    ax = plot_matrix(T)
+    assert np.allclose(ax.images[0].get_array(), T) and (ax.get_xlabel(), ax.get_ylabel()) == ('given label', 'true label')
+    texts = {tuple(int(v) for v in o.get_position()): o.get_text() for o in ax.texts}
+    assert len(texts) == (n_classes**2 if numbers else 0)
+    if numbers: assert (texts[2, 1], texts[1, 2]) == ('.30', '.01') and texts[1, 1] == f'{T[1, 1]:.2f}'[1:]
+    record = LabelNoise(torch.tensor([1, 1]), torch.tensor([0, 1]), 2)
+    own = record.plot(['cat', 'dog'], ax)
+    assert own is ax and [o.get_text() for o in ax.get_yticklabels()] == ['cat', 'dog']
+    fastnoisy.noise.plt.close('all')
+
+
+@pytest.mark.parametrize('text, model', [
+    ('symmetric:.4', SymmetricNoise(.4)), ('symmetric:0', SymmetricNoise(0)), ('symmetric-self:.4', SymmetricNoise(.4, True)), ('pair:2e-1', PairNoise(.2)),
+    ('asymmetric:.4', AsymmetricNoise(.4)), ('asymmetric:.4:mnist', AsymmetricNoise(.4, 'mnist')), ('adjacent:.1', AdjacentNoise(.1)),
+    ('dirichlet:.1', DirichletNoise(.1)), ('instance:.1', InstanceNoise(.1)),
+])
+def test_names(text, model): assert as_noise(text) == parse_noise(text) == model
+
+
+@pytest.mark.parametrize('text, error, words', [
+    ('symetric:.4', ValueError, "'symetric' is none of symmetric, symmetric-self, pair, asymmetric, adjacent, dirichlet, instance, human"),
+    ('.4', ValueError, 'write for instance symmetric:.4'), ('', ValueError, 'none of'), ('pair', ValueError, 'write pair:rate'),
+    ('asymmetric', ValueError, 'write asymmetric:rate:class_map'), ('pair:.1:2', ValueError, 'write pair:rate'),
+    ('pair:0,.2', TypeError, 'number in'), ('pair:40', ValueError, r'\[0, 1\]'), ('asymmetric:.4:cat', ValueError, 'class_map=.cat.'),
+])
+def test_wrong_names(text, error, words):
+    with pytest.raises(error, match=words): as_noise(text)
+
+
+def test_a_name_of_ones_own(monkeypatch):
+    monkeypatch.setattr(fastnoisy.noise, 'NOISES', dict(fastnoisy.noise.NOISES))
+    register_noise('mine', lambda rate, word='a': (rate, word))
+    assert parse_noise('mine:.5:b') == (.5, 'b') and parse_noise('mine:1') == (1., 'a')
+    register_noise('mine', PairNoise)
+    assert parse_noise('mine:.5') == PairNoise(.5)
+    with pytest.raises(ValueError, match='without a colon'): register_noise('a:b', PairNoise)

@@ -169,12 +169,12 @@ def _datasets(items, vocab, n_channels):
     train_tls = [TfmdLists(items[0], tfm, split_idx=0) for tfm in tfms]
     return [Datasets(tls=train_tls)] + [Datasets(tls=[tl._new(o, split_idx=1) for tl in train_tls]) for o in items[1:]]
 
-# %% ../../nbs/03_data.core.ipynb #6d2874e5
+# %% ../../nbs/03_data.core.ipynb #95fad7bb
 def array_dls(
     train, # (images, labels): images uint8 (N,H,W), (N,H,W,1) or (N,H,W,3); labels class ids (N,)
     valid, # (images, labels) to validate on
     test=None, # (images, labels) of the test set, which stay clean; None: `dls.test` is an error
-    noise=None, # noise of the training and validation labels: None, a rate in [0, 1] or a `NoiseModel`
+    noise=None, # noise of the training and validation labels: None, a rate in [0, 1], a `NoiseModel`, or its name and rate: 'pair:.3'
     vocab=None, # names of the classes in the order of their ids; None: '0', '1', ... up to the largest training label
     size=None, # image size in pixels, int or (height, width); None: as they come
     bs:int=64, # samples in a training batch

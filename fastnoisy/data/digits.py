@@ -31,10 +31,10 @@ def digits_splits(
     rows_of = [np.sort(np.concatenate(part)) for part in parts]
     return tuple((images[rows], digits.target[rows].astype(np.int64)) for rows in rows_of)
 
-# %% ../../nbs/04_data.digits.ipynb #e2393bf8
+# %% ../../nbs/04_data.digits.ipynb #ff2540df
 @delegates(array_dls, but=['test', 'vocab'])
 def digits_dls(
-    noise=None, # noise of the training and validation labels: None, a rate in [0, 1] or a `NoiseModel`
+    noise=None, # noise of the training and validation labels: None, a rate in [0, 1], a `NoiseModel`, or its name and rate: 'pair:.3'
     size:int=8, # image size in pixels; 8 is the original, enough for `small_cnn` and for a resnet18
     bs:int=64, # samples in a training batch
     seed:int=42, # seed of the noise

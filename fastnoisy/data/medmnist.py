@@ -76,11 +76,11 @@ def medmnist_splits(
     if found != (size, size): raise ValueError(f'{file} holds images of {found[0]}x{found[1]} pixels, not {size}x{size}: it must be {info[f"url{suffix}"]}')
     return *splits, [info['label'][str(i)] for i in range(len(info['label']))]
 
-# %% ../../nbs/05_data.medmnist.ipynb #8b1de45b
+# %% ../../nbs/05_data.medmnist.ipynb #37e7302f
 @delegates(array_dls, but=['test', 'vocab'])
 def medmnist_dls(
     name:str, # one of `medmnist_names()`, for instance 'bloodmnist'
-    noise=None, # noise of the training and validation labels: None, a rate in [0, 1] or a `NoiseModel`
+    noise=None, # noise of the training and validation labels: None, a rate in [0, 1], a `NoiseModel`, or its name and rate: 'pair:.3'
     size:int=28, # image size in pixels: 28, 64, 128 or 224
     bs:int=128, # samples in a training batch
     seed:int=42, # seed of the noise
@@ -110,12 +110,12 @@ def _weights_help(arch):
     else: where = f'put the file that torchvision names into {torch.hub.get_dir()}/checkpoints'
     return f'pass pretrained=False to start from random weights, or {where}'
 
-# %% ../../nbs/05_data.medmnist.ipynb #ea18a84f
+# %% ../../nbs/05_data.medmnist.ipynb #a3d58426
 @delegates(vision_learner, but=['n_in'])
 def medmnist_learner(
     name:str, # one of `medmnist_names()`, for instance 'bloodmnist'
     arch='resnet18', # a string: name of a timm model; a function: constructor as in torchvision, for instance fastai's `resnet34`
-    noise=None, # noise of the training and validation labels: None, a rate in [0, 1] or a `NoiseModel`
+    noise=None, # noise of the training and validation labels: None, a rate in [0, 1], a `NoiseModel`, or its name and rate: 'pair:.3'
     size:int=28, # image size in pixels: 28, 64, 128 or 224
     bs:int=128, # samples in a training batch
     seed:int=42, # seed of the noise
