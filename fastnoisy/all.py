@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/31_all.ipynb #e0af9675
+# %% ../nbs/31_all.ipynb #35a09bae
 from .core import *
 from .losses import *
 from .noise import *
@@ -20,6 +20,8 @@ from .callback.lilaw import *
 from .optimizer import *
 from .callback.also import *
 from .callback.dynamics import *
+from .callback.knn import KNNCorrectionCallback
+from .neighbors import embed, knn_vote, nearest
 from .callback.bmm import *
 from .mixture import *
 from .scores import *
