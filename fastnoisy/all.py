@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/31_all.ipynb #35a09bae
+# %% ../nbs/31_all.ipynb #bb216022
 from .core import *
 from .losses import *
 from .noise import *
@@ -21,10 +21,12 @@ from .optimizer import *
 from .callback.also import *
 from .callback.dynamics import *
 from .callback.knn import KNNCorrectionCallback
+from .callback.confidence import TwoModelConfidenceCallback
 from .neighbors import embed, knn_vote, nearest
 from .callback.bmm import *
 from .mixture import *
 from .scores import *
 from .report import *
 from .bench import *
+from .audit import audit
 __all__ = [o for o in globals() if not o.startswith('_')]
