@@ -1,9 +1,9 @@
 "Makes README.md from nbs/index.ipynb: `python tests/readme.py` (nbdev-readme would need quarto)."
-import json
+import json, re
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-_links = {'](images/': '](nbs/images/', '.ipynb)': '.ipynb)'}
+_link = re.compile(r'\]\((?=images/|\d\d_)')
 
 def _text(o): return ''.join(o).rstrip()
 
@@ -19,7 +19,7 @@ def readme()->str:
     parts = ['<!-- Made from nbs/index.ipynb by tests/readme.py: edit the notebook. -->']
     for cell in json.loads((root/'nbs/index.ipynb').read_text(encoding='utf-8'))['cells']:
         source = _text(cell['source'])
-        if cell['cell_type'] == 'markdown': parts.append(source.replace('](images/', '](nbs/images/').replace('](0', '](nbs/0').replace('](1', '](nbs/1').replace('](3', '](nbs/3'))
+        if cell['cell_type'] == 'markdown': parts.append(_link.sub('](nbs/', source))
         elif '#| hide' not in source: parts += [f'```python\n{source}\n```', *_outputs(cell)]
     return '\n\n'.join(parts) + '\n'
 
