@@ -31,9 +31,9 @@ from .data.labelled import Labelled, labelled_csv, labelled_folder, labelled_npz
 from .data.medmnist import _check_arch
 from .report import NoiseReport, share_interval
 
-# %% ../nbs/34_audit.ipynb #a6cbc91b
+# %% ../nbs/34_audit.ipynb #23f996e7
 SMALL = 32 # pixels, below which a resnet reduces an image to a point
-TEMPERATURE = 1. # nats, of ALSO
+TEMPERATURE = .5 # nats, of ALSO; see "Temperature"
 
 def image_settings(
     side:float, # Shorter side of the images, median, in pixels

@@ -256,6 +256,7 @@ def test_series_of_tsai(tmp_path):
 def test_a_torch_loader():
     x,y = blobs(50)
     dls = DataLoaders(*(TorchDataLoader(TensorDataset(x, y), 16, shuffle=True) for _ in range(2)))
+    dls.train.device = torch.device('cpu') # tsai's version of `Learner.one_batch`, once it has been imported, asks for it
     learn = blob_learner(ALSOCallback(), dls=dls)
     learn.fit(1)
     report = learn.noise_report()
