@@ -457,6 +457,29 @@ def test_samples_that_cannot_be_read():
         assert (frame.given_label == -1).tolist() == broken.tolist() and not frame.is_label_issue[broken].any() and frame.is_label_issue.sum() > 10
         assert (frame.label_quality[broken] == 0).all()
 
+@pytest.mark.parametrize('kwargs', [dict(), dict(soft=True), dict(action='filter')])
+def test_a_sample_that_cannot_be_read_in_the_look_only(kwargs):
+    "It is in the next batches all the same, with its given label"
+    class Flaky:
+        looking = False
+        def __init__(self): self.x,self.y = blobs()[0],noisy_dls().noise.given
+        def __len__(self): return 96
+        def __getitem__(self, i):
+            if self.looking and i in (5, 8): raise SkipItemException # 5 has a right label, 8 a wrong one
+            return self.x[i], self.y[i]
+    data = Flaky()
+    class Before(Callback):
+        order = -4.5
+        def after_train(self): data.looking = True
+    class After(Callback):
+        order = -3.5
+        def after_train(self): data.looking = False
+    seen = Noted()
+    learn = fitted([oracle(**kwargs), Before(), After(), seen], dls=DataLoaders(*(TfmdDL(data, bs=16, num_workers=0) for _ in range(2))), n=2)
+    labels,weights = seen.epochs[1]
+    assert (labels[[5, 8]] == data.y[[5, 8]]).all() and (weights[[5, 8]] == weights.max()).all()
+    assert (learn.knn.given[[5, 8]] == -1).all() and learn.knn.to_frame().is_label_issue.sum() > 10
+
 # through fits, files and lr_find
 
 def frames_equal(a, b): pd.testing.assert_frame_equal(a.knn.to_frame(), b.knn.to_frame()), pd.testing.assert_frame_equal(a.knn.history, b.knn.history)

@@ -6,7 +6,7 @@
 __all__ = ['SUSPICIONS', 'plurality', 'corrections', 'kept_only', 'limited', 'suspicion_of_bmm', 'suspicion_of_also',
            'suspicion_of_losses', 'KNNCorrectionCallback']
 
-# %% ../../nbs/13_callback.knn.ipynb #5caf7b5a
+# %% ../../nbs/13_callback.knn.ipynb #a11d723f
 import math, warnings
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .also import ALSOCallback
-from ..core import MethodCallback, register_method
+from ..core import MethodCallback, class_ids, register_method
 from ..mixture import BetaMixture
 from ..neighbors import INDEXES, METRICS, embed, knn_vote
 
@@ -90,7 +90,7 @@ def suspicion_of_losses(learn, losses):
 
 SUSPICIONS = dict(bmm=suspicion_of_bmm, also=suspicion_of_also, loss=suspicion_of_losses)
 
-# %% ../../nbs/13_callback.knn.ipynb #5b6acafd
+# %% ../../nbs/13_callback.knn.ipynb #d191e961
 _TRUTH = 'repaired','broken','label_accuracy'
 
 class KNNCorrectionCallback(MethodCallback):
@@ -143,10 +143,11 @@ class KNNCorrectionCallback(MethodCallback):
 
     def batch_labels(self):
         if self.in_force is None or self.action == 'filter': return None
-        y = self.yb[0]
-        if not self.soft: return self.in_force[self.sample_ids].view_as(y)
-        if y.dim() == 1: return self.in_force[self.sample_ids]
-        raise ValueError(f'soft=True needs targets of shape (B,), but they are {tuple(y.shape)}: use soft=False.')
+        y,labels = self.yb[0],self.in_force[self.sample_ids]
+        if self.soft and y.dim() > 1: raise ValueError(f'soft=True needs targets of shape (B,), but they are {tuple(y.shape)}: use soft=False.')
+        given = F.one_hot(class_ids(y), labels.shape[1]).to(labels) if self.soft else class_ids(y)
+        labels = torch.where(labels < 0, given, labels) # a sample that could not be read when it was looked at
+        return labels if self.soft else labels.view_as(y)
 
     def batch_weights(self): return None if self.in_force is None or self.action == 'correct' else self.in_force[self.sample_ids]
 
@@ -192,14 +193,16 @@ class KNNCorrectionCallback(MethodCallback):
         self.labels = limited(given, old, wanted, self.share, self.max_share)
         ids = (self.labels != old).nonzero()[:,0]
         self.changes.append(torch.stack([ids, torch.full_like(ids, self.n_epochs), old[ids], self.labels[ids]], 1))
-        if self.soft: self.soft_labels = torch.where((self.labels != given)[:,None], shares, F.one_hot(given.clamp(min=0), shares.shape[1]).to(shares))
+        if self.soft:
+            self.soft_labels = torch.where((self.labels != given)[:,None], shares, F.one_hot(given.clamp(min=0), shares.shape[1]).to(shares))
+            self.soft_labels[given < 0] = -1
 
     def _put_in_place(self):
         "What the batches need, on the device of the model; None as long as all labels are the given ones"
         self.in_force = None
         if self.labels is None or (self.labels == self.given).all(): return
-        kept = (self.labels >= 0).float()
-        labels = kept/kept[self.given >= 0].mean() if self.action == 'filter' else self.soft_labels if self.soft else self.labels
+        kept = ((self.labels >= 0) | (self.given < 0)).float()
+        labels = kept/kept.mean() if self.action == 'filter' else self.soft_labels if self.soft else self.labels
         self.in_force = labels.to(next(self.model.parameters()).device)
 
     def _warn_once(self, kind, classes, says):
@@ -254,13 +257,13 @@ class KNNCorrectionCallback(MethodCallback):
         that were given this label, wrong, repaired (share of the wrong), broken (share of the right); accuracy_before, accuracy_after of the label"""
         self._looked()
         true,rows = self._true(),[]
+        if true is not None: wrong,repaired,changed = self._outcome(true)
         share = lambda mask, of: mask[of].float().mean().item()
         for c in range(int(self.given.max()) + 1):
             before,after = self.given == c,self.labels == c
             row = dict(n_given=before, n_in_force=after, n_out=before & ~after, n_in=after & ~before)
             row = {k: int(v.sum()) for k,v in row.items()}
             if true is not None:
-                wrong,repaired,changed = self._outcome(true)
                 row.update(wrong=int((before & wrong).sum()), repaired=share(repaired, before & wrong), broken=share(changed, before & ~wrong),
                            accuracy_before=share(true == c, before), accuracy_after=share(true == c, after))
             rows.append(row)
