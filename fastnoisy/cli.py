@@ -78,7 +78,7 @@ def _audit(**options):
     from fastnoisy.audit import audit
     if audit(**options).partial: sys.exit('fastnoisy: interrupted, so the results are partial')
 
-# %% ../nbs/32_cli.ipynb #1298ece6
+# %% ../nbs/32_cli.ipynb #f9b14f8b
 def _positive(s):
     n = int(s)
     if n < 1: raise argparse.ArgumentTypeError(f'{s} is not a number >= 1')
@@ -115,6 +115,7 @@ _AUDIT_EXAMPLES = '''examples:
   fastnoisy audit photos                                one sub-folder per class
   fastnoisy audit --csv list.csv --x file --y kind      images that a CSV lists
   fastnoisy audit --csv table.csv --y kind              a table
+  fastnoisy audit --csv beats.csv --series              series, one in each row
   fastnoisy audit --npz data.npz --no-pretrained        arrays images and labels
 '''
 
@@ -122,12 +123,13 @@ def _add_audit(sub):
     a = sub.add_parser('audit', help='find the wrong labels in a folder, a CSV or an .npz', epilog=_AUDIT_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
                        description='Train on all samples and write report.html, issues.csv (the most suspicious first) and learner.pkl. The source is never changed.')
     a.add_argument('path', nargs='?', metavar='PATH', help='folder with one sub-folder of images per class')
-    a.add_argument('--csv', metavar='FILE', help='a list of images (with --x) or a table')
+    a.add_argument('--csv', metavar='FILE', help='a list of images (with --x), series (with --series) or a table')
     a.add_argument('--x', metavar='COLUMN', help="CSV: paths of the images, relative to the CSV's folder (default: none, a table)")
     a.add_argument('--y', metavar='COLUMN', default='label', help='CSV: the labels (default: label)')
+    a.add_argument('--series', action='store_true', help='CSV: each row is a series, all columns but the labels are its points')
     a.add_argument('--npz', metavar='FILE', help='arrays images (or x, train_images) and labels (or y, train_labels)')
     a.add_argument('--arch', help='small_cnn or the name of a timm model (default: resnet18, for images below 32 pixels small_cnn)')
-    a.add_argument('--epochs', type=_positive, help='default: 30, with pretrained weights 10')
+    a.add_argument('--epochs', type=_positive, help='default: 30, for series 60, with pretrained weights 10')
     a.add_argument('--size', type=_positive, help='pixels of a side (default: that of the images, at most 224, with random weights 64)')
     a.add_argument('--pretrained', action=argparse.BooleanOptionalAction, help='start from ImageNet weights, which are downloaded once (default: yes, but for small_cnn)')
     a.add_argument('--device', help="such as cpu or cuda (default: the fastest there is)")
