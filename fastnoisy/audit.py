@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TEMPERATURE', 'AuditReport', 'corrected_copy', 'audit']
 
-# %% ../nbs/34_audit.ipynb #a09caa84
+# %% ../nbs/34_audit.ipynb #943d143c
 import sys, tempfile, warnings
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from .callback.also import ALSOCallback
 from .callback.bmm import BMMFilterCallback
 from .data.labelled import labelled_csv, labelled_folder, labelled_npz, labelled_series, read_npz, read_texts
 from .learners import labelled_learner
-from .report import NoiseReport, share_interval
+from .report import NoiseReport, harmless, share_interval
 
 # %% ../nbs/34_audit.ipynb #4b6cb69c
 TEMPERATURE = .5 # nats, of ALSO; see "Temperature"
@@ -113,7 +113,7 @@ def corrected_copy(
     texts.to_csv(out/'corrected.csv', index=False)
     return out/'corrected.csv'
 
-# %% ../nbs/34_audit.ipynb #cac07033
+# %% ../nbs/34_audit.ipynb #3fd6f59c
 def _checked_options(path, csv, npz, x, series, epochs, device, apply):
     given = [o for o in (path, csv, npz) if o is not None]
     if len(given) != 1: raise ValueError(f'What is to be audited? Give one of a folder, --csv FILE and --npz FILE, not {len(given)}.')
@@ -150,7 +150,7 @@ def audit(
     if path is not None: samples = labelled_folder(source, skip=out)
     elif npz is not None: samples = labelled_npz(source)
     else: samples = labelled_series(source, y) if series else labelled_csv(source, y, x)
-    if len(samples.left_out): samples.left_out.to_csv(out/'broken.csv', index=False)
+    if len(samples.left_out): samples.left_out.map(harmless).to_csv(out/'broken.csv', index=False, errors='backslashreplace')
     with OwnRandom(seed):
         cbs = [ALSOCallback(temperature=TEMPERATURE), BMMFilterCallback('also')]
         learn,pretrained,what = labelled_learner(samples, arch, pretrained, size, device, cbs)

@@ -78,7 +78,7 @@ def _audit(**options):
     from fastnoisy.audit import audit
     if audit(**options).partial: sys.exit('fastnoisy: interrupted, so the results are partial')
 
-# %% ../nbs/32_cli.ipynb #f9b14f8b
+# %% ../nbs/32_cli.ipynb #0ec56e72
 def _positive(s):
     n = int(s)
     if n < 1: raise argparse.ArgumentTypeError(f'{s} is not a number >= 1')
@@ -146,6 +146,7 @@ def main(
     args.pop('command')
     run = args.pop('run')
     warnings.filterwarnings('ignore', category=FutureWarning, module='torch')
+    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace') # a name that the terminal cannot show ends nothing
     try: run(**args)
     except (ValueError, OSError) as e: sys.exit(f'fastnoisy: {e}')
     except KeyboardInterrupt: sys.exit('fastnoisy: interrupted')

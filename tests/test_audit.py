@@ -243,6 +243,39 @@ def test_images_of_all_kinds_can_be_read(tmp_path):
         Image.new(mode, (5, 7)).save(tmp_path/'a.png')
         assert look_at_image(tmp_path/'a.png') == ((5, 7), None)
 
+ODD = '$x^2$ a_b$', '=SUM(A1)', '-1', '<b>&"two"', 'x'*60, '\u732b'
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='names of files that are no text')
+def test_odd_names(tmp_path, capsys, monkeypatch):
+    "Names that matplotlib, a spreadsheet, a browser or UTF-8 take for something else"
+    odd = *ODD,os.fsdecode(b'bad\xff')
+    for i in np.flatnonzero(DIGITS.target < len(odd))[:60]:
+        file = tmp_path/'images'/odd[DIGITS.target[i]]/f'=cmd {i} <i>\u5b57.png'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digit(i)).save(file)
+    (tmp_path/'images/-1/broken.jpg').write_bytes(b'\xff\xd8\xff\xe0')
+    (tmp_path/'images'/odd[-1]/os.fsdecode(b'no text\xff.png')).write_bytes(b'')
+    table = run(tmp_path, tmp_path/'images', '--apply', 'copy')
+    assert len(table) == 60 and set(table.given_label) == {'$x^2$ a_b$', "'=SUM(A1)", '-1', '<b>&"two"', 'x'*60, '\u732b', 'bad\\udcff'}
+    broken = pd.read_csv(tmp_path/'out/broken.csv')
+    assert sorted(Path(o).name for o in broken['item']) == ['broken.jpg', 'no text\\udcff.png']
+    page = (tmp_path/'out/report.html').read_text(encoding='utf-8')
+    assert '&lt;b&gt;&amp;&quot;two&quot;' in page and '<b>' not in page and '<i>' not in page
+    assert len(list((tmp_path/'out/corrected').glob('*/*'))) == 60
+
+def test_paths_in_broken_csv_are_no_formulas(tmp_path):
+    write_folder(tmp_path/'images')
+    rows = [(f'images/{o.parent.name}/{o.name}', o.parent.name) for o in sorted((tmp_path/'images').rglob('*.png'))] + [('=1+1', '')]
+    pd.DataFrame(rows, columns=['file', 'label']).to_csv(tmp_path/'list.csv', index=False)
+    run(tmp_path, '--csv', tmp_path/'list.csv', '--x', 'file')
+    assert pd.read_csv(tmp_path/'out/broken.csv')['item'].tolist() == ["'=1+1"]
+
+def test_a_terminal_without_unicode(tmp_path):
+    (write_folder(tmp_path/'images')/'a').rename(tmp_path/'images/\u732b')
+    command = [sys.executable, '-m', 'fastnoisy', 'audit', str(tmp_path/'images'), '--epochs', '1', '--device', 'cpu', '--out', str(tmp_path/'\u732b')]
+    p = subprocess.run(command, capture_output=True, text=True, cwd=root, env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONIOENCODING': 'ascii'})
+    assert p.returncode == 0 and '\\u732b/report.html' in p.stdout, p.stderr
+
 def test_small_troubles_of_a_folder(tmp_path):
     source = write_folder(tmp_path/'images')
     for o in ('empty', '.hidden', 'single'): (source/o).mkdir()
