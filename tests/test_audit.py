@@ -243,7 +243,7 @@ def test_images_of_all_kinds_can_be_read(tmp_path):
         Image.new(mode, (5, 7)).save(tmp_path/'a.png')
         assert look_at_image(tmp_path/'a.png') == ((5, 7), None)
 
-ODD = '$x^2$ a_b$', '=SUM(A1)', '-1', '<b>&"two"', 'x'*60, '\u732b'
+ODD = '$x_$', '=SUM(A1)', '-1', '<b>&"two"', 'x'*60, '\u732b'
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='names of files that are no text')
 def test_odd_names(tmp_path, capsys, monkeypatch):
@@ -256,7 +256,7 @@ def test_odd_names(tmp_path, capsys, monkeypatch):
     (tmp_path/'images/-1/broken.jpg').write_bytes(b'\xff\xd8\xff\xe0')
     (tmp_path/'images'/odd[-1]/os.fsdecode(b'no text\xff.png')).write_bytes(b'')
     table = run(tmp_path, tmp_path/'images', '--apply', 'copy')
-    assert len(table) == 60 and set(table.given_label) == {'$x^2$ a_b$', "'=SUM(A1)", '-1', '<b>&"two"', 'x'*60, '\u732b', 'bad\\udcff'}
+    assert len(table) == 60 and set(table.given_label) == {'$x_$', "'=SUM(A1)", '-1', '<b>&"two"', 'x'*60, '\u732b', 'bad\\udcff'}
     broken = pd.read_csv(tmp_path/'out/broken.csv')
     assert sorted(Path(o).name for o in broken['item']) == ['broken.jpg', 'no text\\udcff.png']
     page = (tmp_path/'out/report.html').read_text(encoding='utf-8')
