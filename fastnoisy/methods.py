@@ -74,8 +74,8 @@ class TwoViews(Callback):
 
 register_method('gjs', lambda **options: dict(loss_func=GJSLoss(**options), cbs=TwoViews()), 'js of the label and two views of each image', _ENGLESSON, needs='images')
 
-# %% ../nbs/29_methods.ipynb #c96bc12d
-def _known(name): return f"choose from {', '.join(METHODS)}, combine them ('gce+also'), give options ('gce:q=.5', 'lilaw:detach')"
+# %% ../nbs/29_methods.ipynb #8fa04848
+def _known(): return f"choose from {', '.join(METHODS)}, combine them ('gce+also'), give options ('gce:q=.5', 'lilaw:detach')"
 
 def _parts(text):
     "The methods of a combination; of several readings the one with the longest known names"
@@ -84,7 +84,7 @@ def _parts(text):
         for n in range(len(pieces), 0, -1):
             part = '+'.join(pieces[:n])
             if part in METHODS or part.split(':')[0] in METHODS and ':' not in ''.join(pieces[:n-1]): break
-        else: raise ValueError(f'method {text!r}: {pieces[0]!r} is unknown; {_known(text)}.')
+        else: raise ValueError(f'method {text!r}: {pieces[0]!r} is unknown; {_known()}.')
         yield part
         pieces = pieces[n:]
 
