@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARCHS', 'OPTIMIZERS', 'CELL', 'VERSIONS', 'RESULTS', 'CURVES', 'PRESETS', 'resnet18_32', 'Cell', 'noise_rates',
-           'grid_cells', 'clean_dls', 'cell_dls', 'train_cell', 'Table', 'read_table', 'finished', 'default_jobs',
+           'clean_dls', 'cell_dls', 'grid_cells', 'train_cell', 'Table', 'read_table', 'finished', 'default_jobs',
            'run_grid']
 
 # %% ../nbs/30_grid.ipynb #46fb29c7
@@ -42,7 +42,7 @@ def _model_maker(arch):
     if timm.is_model(arch): return lambda dls: timm.create_model(arch, num_classes=dls.c, in_chans=dls.n_channels)
     raise ValueError(f'arch={arch!r}: give one of {", ".join(ARCHS)}, or the name of a timm model.')
 
-# %% ../nbs/30_grid.ipynb #e4f971e0
+# %% ../nbs/30_grid.ipynb #95c54606
 @dataclass(frozen=True)
 class Cell:
     "One training of a grid"
@@ -82,6 +82,16 @@ def noise_rates(
     except ValueError: raise ValueError(f'noise={text!r}: write the model and its rates, for instance symmetric:0,.2,.5') from None
     return [(':'.join([name, *options]), o) if o else ('none', 0.) for o in rates]
 
+def clean_dls(data, bs, options):
+    "The `DataLoaders` of a data set by name; a `ValueError` for options it does not have"
+    options = {k: v for k,v in dict(options, bs=bs).items() if v is not None}
+    try: return DATASETS[data].make(**options)
+    except TypeError as e: raise ValueError(f'data={data!r}: {e}') from e
+
+def cell_dls(dls, cell):
+    "The same with the wrong labels of a cell"
+    return dls if cell.noise_model is None else noisy(dls, cell.noise_model, valid=not cell.clean_valid, generator=cell.seed)
+
 def grid_cells(
     data:str='digits', # Name in `DATASETS`
     noise=('symmetric:0,.2,.5,.8', 'asymmetric:0,.1,.25,.4'), # Texts as `noise_rates` takes them
@@ -114,17 +124,7 @@ def grid_cells(
     for o in {(o.noise, o.rate): o for o in cells}.values(): cell_dls(dls, o)
     return cells
 
-# %% ../nbs/30_grid.ipynb #1e5c8d3d
-def clean_dls(data, bs, options):
-    "The `DataLoaders` of a data set by name; a `ValueError` for options it does not have"
-    options = {k: v for k,v in dict(options, bs=bs).items() if v is not None}
-    try: return DATASETS[data].make(**options)
-    except TypeError as e: raise ValueError(f'data={data!r}: {e}') from e
-
-def cell_dls(dls, cell):
-    "The same with the wrong labels of a cell"
-    return dls if cell.noise_model is None else noisy(dls, cell.noise_model, valid=not cell.clean_valid, generator=cell.seed)
-
+# %% ../nbs/30_grid.ipynb #cdb9baf1
 def _peak_mb():
     "Most memory so far, in MB: of the GPU if there is one, else of the process"
     if torch.cuda.is_available(): return torch.cuda.max_memory_allocated()/2**20
