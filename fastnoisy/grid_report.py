@@ -26,7 +26,7 @@ def read_grid(
     curves = read_table(out/'curves.csv').drop_duplicates([*CELL, 'epoch'], keep='last')
     return results[~failed],curves.merge(results.loc[~failed, CELL]),results[failed]
 
-# %% ../nbs/30_grid_report.ipynb #c771c300
+# %% ../nbs/30_grid_report.ipynb #dbf75d94
 def best_by_far(
     mean:pd.DataFrame, # One row per condition, one column per method
     sd:pd.DataFrame, # The same for the standard deviations over the seeds, NaN for one seed
@@ -35,7 +35,7 @@ def best_by_far(
     res = pd.DataFrame(False, mean.index, mean.columns)
     for row in mean.index:
         best = mean.loc[row].idxmax()
-        others = mean.columns.drop(best)
+        others = mean.loc[row].drop(best).dropna().index
         lead = mean.loc[row, best] - mean.loc[row, others]
         res.loc[row, best] = len(others) > 0 and bool((lead > np.hypot(sd.loc[row, best], sd.loc[row, others])).all())
     return res
