@@ -21,7 +21,7 @@ EPOCHS = dict(digits=30, fashion10k=12, cifar10k=20)
 
 def collect(out, data):
     results,curves,failed = read_grid(out)
-    results = results.drop(columns='error').sort_values(['noise', 'rate', 'method', 'seed'])
+    results = results.drop(columns='error').sort_values(['noise', 'rate', 'method', 'seed']).round(5)
     results.to_csv(Path(__file__).parent/f'results/grid_{data}.csv', index=False)
     curves = curves[((curves.noise == 'symmetric') & (curves.rate == .5)) | (curves.noise.str.startswith('asymmetric') & (curves.rate == .25))]
     curves = curves.groupby(['noise', 'rate', 'method', 'epoch'])[['valid_loss', 'valid_accuracy']].mean().round(4)

@@ -92,7 +92,7 @@ def test_two_views_are_of_the_same_images():
     first,second = x.chunk(2)
     assert torch.equal(first, given) and not torch.equal(second, given) and [o.shape for o in pred] == [(64, 10)]*2
     assert (first.mean((1, 2, 3)) - second.mean((1, 2, 3))).abs().mean() < .1 # the same images, moved
-    assert not training and valid_seen is valid_x and valid_pred.shape == (len(valid_x), 10)
+    assert not training and torch.equal(valid_seen, valid_x) and valid_pred.shape == (len(valid_x), 10)
 
 def test_two_views_need_images():
     from conftest import blob_learner
