@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/31_all.ipynb #71e7aff4
+# %% ../nbs/31_all.ipynb #d51f6db7
 from .core import *
 from .losses import *
 from .noise import *
@@ -29,8 +29,8 @@ from .scores import *
 from .report import *
 from .methods import *
 from .bench import *
-from .grid import DATASETS, PRESETS, run_grid
-from .data.sets import register_dataset
+from .data.sets import DATASETS, register_dataset
+from .grid import PRESETS, run_grid
 from .grid_report import *
 from .audit import audit
 __all__ = [o for o in globals() if not o.startswith('_')]

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['SETTING', 'read_grid', 'best_by_far', 'accuracy_table', 'as_markdown', 'plot_rates', 'plot_curves', 'grid_report']
 
-# %% ../nbs/30_grid_report.ipynb #02b4f99d
+# %% ../nbs/30_grid_report.ipynb #1a6fa188
 from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from .grid import CELL, read_table
+from .cells import CELL
+from .grid import read_table
 
 # %% ../nbs/30_grid_report.ipynb #3f27548e
 SETTING = [o for o in CELL if o not in ('noise', 'rate', 'method', 'seed')]

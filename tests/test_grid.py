@@ -6,8 +6,8 @@ from fastai.learner import Learner
 from fastnoisy.bench import run_one
 from fastnoisy.core import METHODS
 from fastnoisy.data.digits import digits_dls, small_cnn
-from fastnoisy.grid import (ARCHS, CELL, PRESETS, RESULTS, Table, _model_maker, cell_dls, clean_dls, default_jobs, finished, grid_cells, noise_rates, read_table,
-                            run_grid, train_cell)
+from fastnoisy.cells import ARCHS, CELL, RESULTS, _model_maker, cell_dls, clean_dls, grid_cells, noise_rates, train_cell
+from fastnoisy.grid import PRESETS, Table, default_jobs, finished, read_table, run_grid
 from readme import root
 
 SHORT = dict(noise=['symmetric:.4'], methods=['ce', 'gce'], seeds=1, epochs=1)
@@ -55,13 +55,13 @@ def test_archs():
     dls = digits_dls(size=32, device='cpu')
     for name in [*ARCHS, 'resnet10t']:
         assert _model_maker(name)(dls)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
-    assert ARCHS['resnet18-32'](dls).layer1(torch.zeros(1, 64, 32, 32)).shape[-1] == 32
+    assert ARCHS['resnet18-32'](dls).forward_features(torch.zeros(1, 3, 32, 32)).shape == (1, 512, 4, 4)
     n = sum(p.numel() for p in ARCHS['resnet18-32'](dls).parameters())
     assert n == 11_173_962 # that of the ResNet-18 for CIFAR-10 in common use
 
 def test_presets(monkeypatch):
     seen = {}
-    monkeypatch.setattr('fastnoisy.grid.clean_dls', lambda data, bs, options: digits_dls(bs=bs or 64, device='cpu'))
+    monkeypatch.setattr('fastnoisy.cells.clean_dls', lambda data, bs, options: digits_dls(bs=bs or 64, device='cpu'))
     for name,preset in PRESETS.items(): seen[name] = grid_cells(**preset)
     paper = seen['apl-paper']
     assert len(paper) == 7*6 and {o.seed for o in paper} == {42} # a rate of 0 is shared

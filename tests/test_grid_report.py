@@ -1,7 +1,8 @@
 "The report of a grid: what counts, what is bold, what is written"
 import matplotlib.pyplot as plt
 import numpy as np, pandas as pd, pytest
-from fastnoisy.grid import CELL, CURVES, RESULTS, Table
+from fastnoisy.cells import CELL, CURVES, RESULTS
+from fastnoisy.grid import Table
 from fastnoisy.grid_report import SETTING, accuracy_table, as_markdown, best_by_far, grid_report, plot_curves, plot_rates, read_grid
 
 BASE = dict(data='digits', arch='small_cnn', epochs=2, lr=.003, wd=.01, optimizer='adam', schedule='one-cycle', bs=64, clean_valid=False)
