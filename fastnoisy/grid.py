@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['PRESETS', 'Table', 'read_table', 'finished', 'default_jobs', 'run_grid']
 
-# %% ../nbs/30_grid.ipynb #29d964e1
+# %% ../nbs/30_grid.ipynb #453327a1
 import io, multiprocessing, os, runpy, signal, threading, time, warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, fields
 from inspect import signature
 from pathlib import Path
@@ -99,7 +99,7 @@ def default_jobs()->int:
     "One process per core, or one for a GPU"
     return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
-# %% ../nbs/30_grid.ipynb #3f791824
+# %% ../nbs/30_grid.ipynb #b9dcbe7a
 def _minutes(seconds): return f'{seconds:.0f} s' if seconds < 90 else f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
 
 def _print_cell(n_done, n, start, n_now, cell, result):
@@ -130,10 +130,11 @@ def run_grid(
     start,n_before = time.time(),len(cells) - len(todo)
     train = _train_here(todo, options) if jobs == 1 else _train_in_processes(todo, options, jobs, register)
     try:
-        for i,(cell,(result,curve)) in enumerate(train, 1):
-            curves.append({**asdict(cell), **curve} if curve else [])
-            results.append([{**asdict(cell), **VERSIONS, **result}])
-            _print_cell(n_before + i, len(cells), start, i, cell, result)
+        with closing(train):
+            for i,(cell,(result,curve)) in enumerate(train, 1):
+                curves.append({**asdict(cell), **curve} if curve else [])
+                results.append([{**asdict(cell), **VERSIONS, **result}])
+                _print_cell(n_before + i, len(cells), start, i, cell, result)
     except KeyboardInterrupt:
         print(f'\nInterrupted. What has ended is in {out}; the same command goes on from there.', flush=True)
         raise

@@ -181,9 +181,15 @@ def test_default_jobs(monkeypatch):
 # Interruption
 
 def test_ctrl_c_in_this_process(tmp_path, monkeypatch, capsys):
-    def interrupt(*args): raise KeyboardInterrupt
+    n,seen = torch.get_num_threads(),[]
+    def interrupt(*args):
+        seen.append(torch.get_num_threads())
+        raise KeyboardInterrupt
+    torch.set_num_threads(2)
     monkeypatch.setattr('fastnoisy.grid._print_cell', interrupt)
     with pytest.raises(KeyboardInterrupt): run_grid(tmp_path, jobs=1, **SHORT)
+    assert seen == [1] and torch.get_num_threads() == 2
+    torch.set_num_threads(n)
     assert 'the same command goes on from there' in capsys.readouterr().out
     monkeypatch.undo()
     assert len(run_grid(tmp_path, jobs=1, **SHORT)) == 2 and '1 of them trained before' in capsys.readouterr().out
