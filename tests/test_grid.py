@@ -9,6 +9,7 @@ from fastnoisy.data.digits import digits_dls, small_cnn
 from fastnoisy.cells import ARCHS, CELL, RESULTS, _model_maker, cell_dls, clean_dls, grid_cells, noise_rates, train_cell
 from fastnoisy.grid import PRESETS, Table, default_jobs, finished, read_table, run_grid
 from readme import root
+from test_data_sets import write_cifar
 
 SHORT = dict(noise=['symmetric:.4'], methods=['ce', 'gce'], seeds=1, epochs=1)
 
@@ -67,6 +68,13 @@ def test_presets(monkeypatch):
     assert len(paper) == 7*6 and {o.seed for o in paper} == {42} # a rate of 0 is shared
     assert {(o.data, o.arch, o.epochs, o.lr, o.wd, o.optimizer, o.schedule, o.bs) for o in paper} == {('cifar10', 'resnet18-32', 30, .01, 5e-4, 'adamw', 'cosine', 128)}
     assert {(o.noise, o.rate) for o in paper} == {('none', 0), *(('symmetric', r) for r in (.2, .5, .8)), *(('asymmetric:cifar10', r) for r in (.1, .25, .4))}
+
+def test_the_papers_preset_on_a_few_images(tmp_path):
+    write_cifar(tmp_path/'cifar-10-batches-py', True, 40)
+    results = run_grid(tmp_path/'out', jobs=1, preset='apl-paper', root=str(tmp_path), noise=['asymmetric:.4'], methods=['apl-nfl-mae'], epochs=1)
+    row = results.iloc[0]
+    assert (row.data, row.noise, row.method, row.seed, row.arch, row.optimizer) == ('cifar10', 'asymmetric:cifar10', 'apl-nfl-mae', 42, 'resnet18-32', 'adamw')
+    assert 0 <= row.accuracy <= 1 and pd.isna(row.error)
 
 def test_unknown_preset(tmp_path):
     with pytest.raises(ValueError, match='choose from digits, fashion10k, apl-paper'): run_grid(tmp_path, preset='nope')
