@@ -153,7 +153,7 @@ def plot_path(
     ax.legend()
     return fig
 
-# %% ../../nbs/10_callback.lilaw.ipynb #4b191cb4
+# %% ../../nbs/10_callback.lilaw.ipynb #1bc44635
 def _require(ok, name, value, remedy):
     if not ok: raise ValueError(f'{name}={value}: {remedy}.')
 
@@ -266,5 +266,5 @@ class LiLAWCallback(MethodCallback):
         "The three weights and their sum over all possible predictions, at the present values (paper, Figure 2)"
         return plot_weights(self.alpha, self.beta, self.delta, figsize)
 
-register_method('lilaw', lambda: dict(cbs=LiLAWCallback()), 'weights from three numbers learnt on validation batches',
-                'Moturu et al., LiLAW, 2025 (arXiv 2509.20786)')
+register_method('lilaw', lambda **options: dict(cbs=LiLAWCallback(**options)), 'weights from three numbers learnt on validation batches',
+                'Moturu et al., LiLAW, 2025 (arXiv 2509.20786)', needs='a validation set')
