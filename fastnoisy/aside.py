@@ -6,7 +6,7 @@
 __all__ = ['OwnRandom', 'shuffled', 'plain_tensors', 'batch_size', 'RandomBatches', 'model_mode', 'forward_aside',
            'same_autocast', 'inputs_and_targets', 'run_in_order']
 
-# %% ../nbs/07_aside.ipynb #dc63a774
+# %% ../nbs/07_aside.ipynb #24b0679c
 import random
 from contextlib import contextmanager
 from functools import partial
@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader as TorchDataLoader
 from fastcore.foundation import L
 from fasttransform import Pipeline
 from fastai.data.load import DataLoader
-from fastai.torch_core import to_device
-from .ids import tagged
+from fastai.torch_core import get_model, to_device
+from .distributed import n_processes, own_part, process_rank
+from .ids import is_divided, tagged
 
 # %% ../nbs/07_aside.ipynb #eaa0e32f
 def _streams(): return random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -48,7 +49,7 @@ class OwnRandom:
         self.inside = _streams()
         _set_streams(self.outside)
 
-# %% ../nbs/07_aside.ipynb #cca1bf24
+# %% ../nbs/07_aside.ipynb #7cac183e
 def shuffled(
     n:int, # How many, > 0
     seed:int, # >= 0
@@ -59,6 +60,13 @@ def shuffled(
     while True:
         yield from np.random.default_rng((seed, p)).permutation(n)[skip:].tolist()
         p,skip = p+1,0
+
+def _own_part(positions, bs, start):
+    "Of each batch of all processes the `bs` positions of this one"
+    positions = positions(start*bs*n_processes())
+    while True:
+        batch = [next(positions) for _ in range(bs*n_processes())]
+        yield from batch[process_rank()*bs:][:bs]
 
 def _in_batches(positions, bs):
     while True: yield [next(positions) for _ in range(bs)]
@@ -79,15 +87,15 @@ class RandomBatches:
     "Random batches from the data of a loader, without end and without touching the global random streams"
     def __init__(self,
         dl, # fastai or PyTorch `DataLoader` over an indexed data set
-        bs:int=None, # Batch size; default that of `dl`, at most the size of the data
+        bs:int=None, # Batch size of each process; default that of `dl`, at most the size of the data
         seed:int=42, # >= 0
         start:int=0, # How many batches to leave out at the beginning
     ):
         n = len(dl.dataset)
         if n == 0: raise ValueError(f'The {type(dl).__name__} to draw batches from is empty.')
-        bs = min(bs or batch_size(dl), n)
+        bs = max(min((bs or batch_size(dl))*n_processes(), n)//n_processes(), 1)
         self.n,self.bs,self.random,self.batches = n,bs,OwnRandom(seed),None
-        with self.random: self.dl = self._endless(dl, partial(shuffled, n, seed, start*bs))
+        with self.random: self.dl = self._endless(dl, partial(_own_part, partial(shuffled, n, seed), bs, start))
 
     def _endless(self, dl, positions):
         if isinstance(dl, DataLoader): return dl.new(bs=self.bs, shuffle=True, drop_last=False, get_idxs=positions)
@@ -103,7 +111,7 @@ class RandomBatches:
         "Let the workers go"
         self.batches = None
 
-# %% ../nbs/07_aside.ipynb #277d8c5e
+# %% ../nbs/07_aside.ipynb #3d0b03a6
 @contextmanager
 def model_mode(
     model:nn.Module,
@@ -121,7 +129,8 @@ def forward_aside(
     *xb, # Inputs of the model
     training:bool=False, # Use the statistics of this batch and dropout, as in training?
 ):
-    "Predictions without gradients that leave parameters, gradients, buffers, modes and random streams as they are"
+    "Predictions without gradients that leave parameters, gradients, buffers, modes and random streams as they are; other processes do not notice"
+    model = get_model(model)
     with torch.no_grad(), model_mode(model, training):
         if not training: return model(*xb)
         devices = list({p.device for p in model.parameters() if p.is_cuda})
@@ -144,7 +153,7 @@ def inputs_and_targets(
     n_inp = getattr(dls, 'n_inp', 1 if len(b) == 1 else len(b)-1)
     return b[:n_inp],b[n_inp:]
 
-# %% ../nbs/07_aside.ipynb #96f65337
+# %% ../nbs/07_aside.ipynb #530f571d
 def _transforms(dl):
     "Pipelines that have to do with a loader: its own and those of its data set"
     items = [getattr(o, 'tfms', None) for o in getattr(dl.dataset, 'tls', [dl.dataset])]
@@ -170,6 +179,7 @@ class _AsValidation:
         for f,split_idx in self.was: f.split_idx = split_idx
 
 def _plain_loader(dl):
+    if is_divided(dl): return dl.dl.new(shuffle=False, drop_last=False, get_idxs=partial(own_part, len(dl.dataset)))
     if isinstance(dl, DataLoader): return dl.new(shuffle=False, drop_last=False)
     bs = dl.batch_size or len(next(iter(dl.batch_sampler)))
     return TorchDataLoader(dl.dataset, bs, num_workers=dl.num_workers, collate_fn=dl.collate_fn, pin_memory=dl.pin_memory, worker_init_fn=dl.worker_init_fn)
@@ -180,7 +190,8 @@ def run_in_order(
     device='cpu', # Where the batches go
     progress=iter, # What to draw around the loader, such as a progress bar
 ):
-    "Call `f` for all samples of the data set of `dl`, in batches, in their order and without augmentation; the random streams do not notice"
+    """Call `f` for all samples of the data set of `dl`, in batches, in their order and without augmentation; the random streams do not notice.
+    Of a loader that is divided among processes each takes its `own_part`: `put_together` their tables"""
     with OwnRandom(0):
         dl = _plain_loader(dl)
         with _AsValidation(dl):

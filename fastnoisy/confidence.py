@@ -29,13 +29,14 @@ def label_confidence(
     "How far each label is trusted, eq. (6)"
     return torch.sigmoid(slope*(-losses + mu + m)) # Eq. (6)
 
-# %% ../nbs/14_confidence.ipynb #06fada68
+# %% ../nbs/14_confidence.ipynb #630d6dbf
 def confidence_weights(
     confidence:Tensor, # (B,), in (0, 1)
     alpha:float=1., # Weight of the cross-entropy, >= 0
+    batch:Tensor=None, # Confidences of the whole batch where `confidence` is a part of it, (G,)
 )->Tensor: # (B,), >= 0; averages alpha where the confidence averages 1/2
     "Weight of each sample's cross-entropy, eq. (8) for one batch"
-    return alpha * confidence / (1 - confidence).mean().clamp(min=torch.finfo(confidence.dtype).eps) # Eq. (8), n/|B| left out
+    return alpha * confidence / (1 - (confidence if batch is None else batch)).mean().clamp(min=torch.finfo(confidence.dtype).eps) # Eq. (8), n/|B| left out
 
 # %% ../nbs/14_confidence.ipynb #45ed9f36
 def corrected_labels(

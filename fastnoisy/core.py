@@ -6,7 +6,7 @@
 __all__ = ['METHODS', 'can_unreduce', 'sample_losses', 'class_ids', 'class_logits', 'Labels', 'unmixed', 'weighted_loss',
            'MethodCallback', 'SampleCallback', 'Method', 'register_method']
 
-# %% ../nbs/00_core.ipynb #62cc798d
+# %% ../nbs/00_core.ipynb #0452aa5d
 import inspect
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from fastai.callback.core import Callback
 from fastai.layers import NoneReduce
 from fastai.learner import Learner, ValueMetric
 from fastai.torch_core import find_bs, num_distrib
+from .distributed import WholeBatch, any_device, from_every, from_first, n_processes
 from .ids import check_indexed, tagged
 
 # %% ../nbs/00_core.ipynb #45fc7e63
@@ -106,7 +107,7 @@ def weighted_loss(
         scale = torch.where(mean.abs() > 1e-3*size, own/mean, torch.full_like(mean, default))
     return scale * (weights*losses).mean()
 
-# %% ../nbs/00_core.ipynb #bb877ec2
+# %% ../nbs/00_core.ipynb #71f5d88e
 class MethodCallback(Callback):
     "Base class of the methods: override `begin_fit`, `batch_labels`, `batch_weights`, or any event of a `Callback`"
     order,run_valid = -5,False
@@ -131,6 +132,13 @@ class MethodCallback(Callback):
         sd:dict, # What `state_dict` gave
     ): "Go on from there"
 
+    def whole_batch(self,
+        *values # Of the samples of this batch, each (B, ...)
+    )->tuple: # Sample ids (G,) and each of the values (G, ...), without graph
+        "What a method should learn from: the batch of all processes, each sample once. With one process it is `sample_ids` and the values"
+        whole = self.learn.sample.whole
+        return whole.ids, *map(whole.gather, values)
+
     def at_exit(self,
         f, # Function to call, however the fit ends: normally, cancelled, by an exception or by Ctrl-C
         *args, **kwargs
@@ -138,7 +146,7 @@ class MethodCallback(Callback):
         "Have something undone at the end of the fit; what is registered last is undone first"
         self.learn.fit_exit.callback(f, *args, **kwargs)
 
-# %% ../nbs/00_core.ipynb #f20fe6fa
+# %% ../nbs/00_core.ipynb #cef1be9b
 class SampleCallback(Callback):
     "The core: sets `sample_ids`, `sample_loss`, `sample_weight` on the `Learner`; weighs and relabels as the methods say"
     order,run_valid,name = MethodCallback.order-1,False,'sample'
@@ -148,10 +156,8 @@ class SampleCallback(Callback):
         self._active,self._tagged,self._soft = _methods(self.learn.cbs),None,None
         names = [m.name for m in self._active]
         if len(set(names)) < len(names): raise ValueError(f'A method was added twice, to the Learner or to fit: {names}. Leave one.')
-        if names and num_distrib() > 1: raise NotImplementedError(
-            f'{names}: methods do not share their state between processes yet, so each of the {num_distrib()} would learn its own. '
-            'Train in one process, without `distrib_ctx` or a launcher.')
         check_indexed(self.dls.train)
+        _check_processes(self.learn, names)
         if not can_unreduce(self.learn.loss_func): raise TypeError(
             f"loss_func {self.learn.loss_func} can only be averaged, but fastnoisy needs the loss of each sample. Give it an argument "
             "`reduction`, or use a class with a `reduction` attribute such as `CrossEntropyLossFlat()`.")
@@ -166,7 +172,9 @@ class SampleCallback(Callback):
 
     def before_train(self):
         said = [o for o in (m.keep_samples() for m in self._active) if o is not None]
-        if said: self.learn.dl = self._checked_loader(tagged(self.dl, np.logical_and.reduce(said)))
+        if said:
+            keep = from_first(torch.as_tensor(np.logical_and.reduce(said)).byte()).bool().numpy() # the same in all processes, come what may
+            self.learn.dl = self._checked_loader(tagged(self.dl, keep))
         else:
             if self._tagged is None or self._tagged.source is not self.dl: self._tagged = tagged(self.dl)
             self.learn.dl = self._tagged
@@ -181,7 +189,7 @@ class SampleCallback(Callback):
         if len(ids) != bs: raise ValueError(f'The batch has {bs} samples but was made of {len(ids)} items: fastnoisy cannot be used '
                                             'with transforms that split, merge or drop the items of a batch.')
         self.learn.sample_ids,self.learn.sample_loss,self.learn.sample_weight = ids.to(self.yb[0].device),None,None
-        self._soft = None
+        self._soft,self._whole = None,None
         for m in self._active:
             labels = m.batch_labels()
             if labels is not None: self._put_in_force(labels, m)
@@ -193,6 +201,12 @@ class SampleCallback(Callback):
         if hard.shape != y.shape: raise ValueError(
             f'{method}.batch_labels gave shape {tuple(labels.shape)} for targets of shape {tuple(y.shape)}.')
         self.learn.yb = (hard.to(y).as_subclass(type(y)), *rest)
+
+    @property
+    def whole(self)->WholeBatch:
+        "This batch in all processes"
+        if self._whole is None: self._whole = WholeBatch(self.sample_ids, getattr(self.dl, 'again', None), self.dl.bs if n_processes() > 1 else None)
+        return self._whole
 
     @property
     def labels(self)->Labels:
@@ -220,9 +234,21 @@ class SampleCallback(Callback):
             f'{method}.batch_weights gave shape {tuple(weights.shape)}, not one weight per sample, {tuple(self.sample_loss.shape)}.')
         return weights
 
+def _check_processes(learn, names):
+    "All processes must train the same, together"
+    started = max(num_distrib(), n_processes())
+    if started == 1: return
+    if n_processes() == 1 or not hasattr(learn, 'distributed_trainer'): raise ValueError(
+        f'{started} processes have been started, but this one trains alone. Let them train together, `with learn.distrib_ctx():`, or start one.')
+    if hasattr(learn, 'lr_finder'): raise ValueError(
+        "fastai's `lr_find` cannot be used in several processes, which would wait for each other: run it in one, without `distrib_ctx`.")
+    each = from_every((len(learn.dls.train.dataset), names))
+    if any(o != each[0] for o in each): raise ValueError(
+        f'The processes do not train the same: the number of training samples and the methods are {each}. Make the same Learner in each.')
+
 def _methods(cbs): return [cb for cb in L(cbs).sorted('order') if isinstance(cb, MethodCallback)]
 
-# %% ../nbs/00_core.ipynb #c00bc394
+# %% ../nbs/00_core.ipynb #7ebe0328
 _own = getattr(Learner, 'without_fastnoisy', None) or {o: getattr(Learner, o) for o in ('fit', 'save', 'load', 'export')}
 Learner.without_fastnoisy = _own
 
@@ -241,12 +267,12 @@ def _fit(self, n_epoch, lr=None, wd=None, cbs=None, *args, **kwargs):
     if not any(isinstance(cb, (MethodCallback, SampleCallback)) for cb in present):
         return _own['fit'](self, n_epoch, lr, wd, cbs, *args, **kwargs)
     if not any(isinstance(cb, SampleCallback) for cb in present): cbs = cbs + [SampleCallback()]
-    loss_func = self.loss_func
-    with ExitStack() as self.fit_exit:
+    loss_func,model,loaders = self.loss_func,self.model,self.dls.loaders
+    with ExitStack() as self.fit_exit, any_device():
         self.fit_exit.callback(_forget, self)
         try: return _own['fit'](self, n_epoch, lr, wd, cbs, *args, **kwargs)
         except BaseException:
-            self.loss_func = loss_func
+            self.loss_func,self.model,self.dls.loaders = loss_func,model,loaders
             raise
 
 # %% ../nbs/00_core.ipynb #92368689

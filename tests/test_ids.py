@@ -123,6 +123,9 @@ def test_distributed_loader(rank, monkeypatch):
     from fastai.distributed import DistributedDL
     monkeypatch.setattr(DistributedDL, '_broadcast', lambda self, t, rank: list(t)) # one process plays both ranks
     dl = DistributedDL(TfmdDL(Numbered(51), bs=8, num_workers=0), rank=rank, world_size=2)
+    t = tagged(dl)
+    again = [i for _ in t for i,twice in zip(t.sample_ids.tolist(), t.again.tolist()) if twice]
+    assert again == ([] if rank == 0 else [0])
     ids = sum(seen(dl), [])
     assert sorted(ids) == sorted(([*range(26)] if rank == 0 else [*range(26, 51), 0])*2) # 51 are padded to 52
 
@@ -145,6 +148,30 @@ def test_tsai(kwargs):
     dls = get_ts_dls(x, y=np.arange(60) % 2, splits=splits, bs=16, **kwargs)
     t = tagged(dls.train)
     for x,_ in t: assert t.sample_ids.tolist() == x[:,0,0].long().tolist() and t.sample_ids.dtype == torch.int64
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_again_survives_workers_and_skipped_items(num_workers, monkeypatch):
+    from fastai.distributed import DistributedDL
+    monkeypatch.setattr(DistributedDL, '_broadcast', lambda self, t, rank: list(t))
+    t = tagged(DistributedDL(TfmdDL(Numbered(51, skip=[30]), bs=8, num_workers=num_workers), rank=1, world_size=2))
+    got = [(i, twice) for x,_ in t for i,twice,value in zip(t.sample_ids.tolist(), t.again.tolist(), x[:,0].tolist()) if i == value]
+    assert sorted(got) == [(0, True)] + [(i, False) for i in range(26, 51) if i != 30]
+
+@pytest.mark.parametrize('sort', [False, True])
+def test_tsai_in_several_processes(sort, monkeypatch):
+    from fastai.distributed import DistributedDL
+    from tsai.data.core import get_ts_dls
+    monkeypatch.setattr(DistributedDL, '_broadcast', lambda self, t, rank: [int(o) for o in t])
+    x = np.arange(60, dtype=np.float32)[:,None,None].repeat(5, 2)
+    dls = get_ts_dls(x, y=np.arange(60) % 2, splits=(list(range(41)), list(range(41, 60))), bs=7, sort=sort, drop_last=False)
+    t = tagged(DistributedDL(dls.train, rank=1, world_size=2))
+    n = 0
+    for x,_ in t:
+        assert t.sample_ids.tolist() == x[:,0,0].long().tolist()
+        n += t.again.sum().item()
+    assert n == 1
+    sliced = get_ts_dls(x.numpy(), y=np.arange(len(x)) % 2, splits=(list(range(len(x)-2)), [len(x)-1]), bs=4, shuffle_train=False)
+    with pytest.raises(TypeError, match='divided among processes: use shuffle=True'): tagged(DistributedDL(sliced.train, rank=1, world_size=2))
 
 KEEP = np.arange(50) % 3 > 0 # 33 samples
 

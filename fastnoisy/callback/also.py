@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SIGNS', 'MODES', 'also_update', 'ALSOWeights', 'ALSOCallback']
 
-# %% ../../nbs/11_callback.also.ipynb #78720af2
+# %% ../../nbs/11_callback.also.ipynb #2eeb7ba0
 import math
 from numbers import Real
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from ..aside import batch_size
 from ..core import MethodCallback, register_method
+from ..distributed import n_processes
 from ..optimizer import OptimisticSteps, check_adam
 
 # %% ../../nbs/11_callback.also.ipynb #3c8b6533
@@ -130,7 +131,7 @@ class ALSOWeights:
         self.decay,self.since = sd['decay'],sd['since']
         self.last = None if sd['last'] is None else tuple(o.to(self.u.device) for o in sd['last'])
 
-# %% ../../nbs/11_callback.also.ipynb #709ab2ae
+# %% ../../nbs/11_callback.also.ipynb #0b5687f2
 MODES = 'weights','descent-ascent','optimistic'
 
 class ALSOCallback(MethodCallback):
@@ -163,7 +164,7 @@ class ALSOCallback(MethodCallback):
     def before_train(self):
         "Steps such that an epoch counts the same, whatever part of the samples it is made of"
         n_steps,n_all = len(self.learn.dl),len(self.dls.train)
-        bs = batch_size(self.dls.train) or len(self.dls.train.dataset)/n_all
+        bs = (batch_size(self.dls.train) or len(self.dls.train.dataset)/n_all) * n_processes()
         self.step_size,self.scale = math.expm1(1/(self.horizon*n_steps)) / self.temperature, self.pi.n/bs * n_steps/n_all
 
     def _step_optimistically(self):
@@ -181,7 +182,8 @@ class ALSOCallback(MethodCallback):
     def batch_weights(self):
         ids = self.sample_ids if self.groups is None else self.groups[self.sample_ids]
         weights = self.pi.weights_ahead(ids, self.step_size, self.temperature) if self.mode == 'optimistic' else self.pi.weights(ids)
-        self.pi.step(ids, self.sample_loss*self.scale, self.step_size, self.temperature)
+        ids,losses = self.whole_batch(self.sample_loss)
+        self.pi.step(ids if self.groups is None else self.groups[ids], losses*self.scale, self.step_size, self.temperature)
         return weights
 
     def to_frame(self)->pd.DataFrame:
