@@ -6,21 +6,25 @@
 __all__ = ['METHODS', 'can_unreduce', 'sample_losses', 'class_ids', 'class_logits', 'Labels', 'unmixed', 'weighted_loss',
            'MethodCallback', 'SampleCallback', 'Method', 'register_method']
 
-# %% ../nbs/00_core.ipynb #0452aa5d
+# %% ../nbs/00_core.ipynb #d9c1c1d1
 import inspect
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
+from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
 from fastcore.basics import GetAttr
 from fastcore.foundation import L
-from fastai.callback.core import Callback
+from fastcore.xtras import join_path_file
+from fastai.callback.core import Callback, CancelEpochException
+from fastai.callback.schedule import LRFinder
 from fastai.layers import NoneReduce
 from fastai.learner import Learner, ValueMetric
-from fastai.torch_core import find_bs, num_distrib
-from .distributed import WholeBatch, any_device, from_every, from_first, n_processes
+from fastai.torch_core import find_bs, num_distrib, rank_distrib
+from .checkpoint import check_head, file_head, plain, random_state, set_random_state, whole_file
+from .distributed import WholeBatch, any_device, from_every, from_first, n_processes, process_rank
 from .ids import check_indexed, tagged
 
 # %% ../nbs/00_core.ipynb #45fc7e63
@@ -146,7 +150,7 @@ class MethodCallback(Callback):
         "Have something undone at the end of the fit; what is registered last is undone first"
         self.learn.fit_exit.callback(f, *args, **kwargs)
 
-# %% ../nbs/00_core.ipynb #cef1be9b
+# %% ../nbs/00_core.ipynb #c39fff41
 class SampleCallback(Callback):
     "The core: sets `sample_ids`, `sample_loss`, `sample_weight` on the `Learner`; weighs and relabels as the methods say"
     order,run_valid,name = MethodCallback.order-1,False,'sample'
@@ -162,6 +166,7 @@ class SampleCallback(Callback):
             f"loss_func {self.learn.loss_func} can only be averaged, but fastnoisy needs the loss of each sample. Give it an argument "
             "`reduction`, or use a class with a `reduction` attribute such as `CrossEntropyLossFlat()`.")
         for m in self._active:
+            if m.name in getattr(self.learn, 'unloaded', ()): m.load_state_dict(self.learn.unloaded[m.name])
             m.begin_fit()
             self._record(m)
 
@@ -248,7 +253,7 @@ def _check_processes(learn, names):
 
 def _methods(cbs): return [cb for cb in L(cbs).sorted('order') if isinstance(cb, MethodCallback)]
 
-# %% ../nbs/00_core.ipynb #7ebe0328
+# %% ../nbs/00_core.ipynb #520fbb52
 _own = getattr(Learner, 'without_fastnoisy', None) or {o: getattr(Learner, o) for o in ('fit', 'save', 'load', 'export')}
 Learner.without_fastnoisy = _own
 
@@ -258,52 +263,85 @@ def _replace(f):
     setattr(Learner, name, wraps(_own[name])(f))
 
 def _forget(learn):
-    for o in ('sample_ids', 'sample_loss', 'sample_weight', 'fit_exit'): vars(learn).pop(o, None)
+    for o in ('sample_ids', 'sample_loss', 'sample_weight', 'fit_exit', 'unloaded', '_do_fit'): vars(learn).pop(o, None)
+
+def _has_core(cbs): return any(isinstance(cb, (MethodCallback, SampleCallback)) for cb in cbs)
+
+def _do_fit_from(learn, start_epoch):
+    "`Learner._do_fit` without the epochs that are over; with fastai's own `start_epoch` callbacks such as `SaveModelCallback` take part in them"
+    for epoch in range(start_epoch, learn.n_epoch):
+        learn.epoch = epoch
+        learn._with_events(learn._do_epoch, 'epoch', CancelEpochException)
+
+def _resume(learn, point):
+    "Random streams and methods as they were when the file was saved that has been loaded; `unloaded` are methods that come with `fit`"
+    check_head(point.saved, learn.dls)
+    if process_rank() == 0: set_random_state(learn.dls, point.saved['random'])
+    learn.unloaded = {k:v for k,v in point.saved['methods'].items() if k not in point.loaded}
 
 @_replace
-def _fit(self, n_epoch, lr=None, wd=None, cbs=None, *args, **kwargs):
+def _fit(self, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, start_epoch=0):
     cbs = L(cbs).map(lambda cb: cb() if isinstance(cb, type) else cb)
     present = self.cbs + cbs
-    if not any(isinstance(cb, (MethodCallback, SampleCallback)) for cb in present):
-        return _own['fit'](self, n_epoch, lr, wd, cbs, *args, **kwargs)
+    if not _has_core(present): return _own['fit'](self, n_epoch, lr, wd, cbs, reset_opt, start_epoch)
     if not any(isinstance(cb, SampleCallback) for cb in present): cbs = cbs + [SampleCallback()]
     loss_func,model,loaders = self.loss_func,self.model,self.dls.loaders
     with ExitStack() as self.fit_exit, any_device():
         self.fit_exit.callback(_forget, self)
-        try: return _own['fit'](self, n_epoch, lr, wd, cbs, *args, **kwargs)
+        point = None if any(isinstance(cb, LRFinder) for cb in present) else vars(self).pop('resume_point', None)
+        if start_epoch:
+            self._do_fit = partial(_do_fit_from, self, start_epoch)
+            if point is not None: _resume(self, point)
+        try: return _own['fit'](self, n_epoch, lr, wd, cbs, reset_opt)
         except BaseException:
             self.loss_func,self.model,self.dls.loaders = loss_func,model,loaders
             raise
 
-# %% ../nbs/00_core.ipynb #92368689
+# %% ../nbs/00_core.ipynb #b30a64ba
 class _OptWithMethods(GetAttr):
     "An optimizer whose state holds that of the methods too"
     _default = 'opt'
-    def __init__(self, opt, methods): self.opt,self.methods = opt,methods
+    def __init__(self, learn): self.opt,self.learn,self.saved = learn.opt,learn,None
     def state_dict(self):
-        states = {m.name: m.state_dict() for m in self.methods}
-        return {**self.opt.state_dict(), 'fastnoisy': {k:v for k,v in states.items() if v is not None}}
+        states = {m.name: m.state_dict() for m in _methods(self.learn.cbs)}
+        states = {k: plain(v) for k,v in states.items() if v is not None}
+        return {**self.opt.state_dict(), 'fastnoisy': dict(file_head(self.learn.dls), methods=states, random=random_state(self.learn.dls))}
     def load_state_dict(self, sd):
-        self.states = sd.get('fastnoisy', {})
+        self.saved = sd.get('fastnoisy')
         self.opt.load_state_dict({k:v for k,v in sd.items() if k != 'fastnoisy'})
 
 @contextmanager
 def _methods_in_opt(learn):
-    opt,learn.opt = learn.opt,_OptWithMethods(learn.opt, _methods(learn.cbs))
+    opt,learn.opt = learn.opt,_OptWithMethods(learn)
     try: yield learn.opt
     finally: learn.opt = opt
 
 @_replace
 def _save(self, file, **kwargs):
-    if self.opt is None or not _methods(self.cbs): return _own['save'](self, file, **kwargs)
-    with _methods_in_opt(self): return _own['save'](self, file, **kwargs)
+    if self.opt is None or not _has_core(self.cbs) or rank_distrib(): return _own['save'](self, file, **kwargs)
+    with _methods_in_opt(self):
+        if not isinstance(file, (str, Path)): return _own['save'](self, file, **kwargs)
+        path,part = (join_path_file(o, self.path/self.model_dir, ext='.pth') for o in (file, f'{file}.part'))
+        with whole_file(path, part): _own['save'](self, f'{file}.part', **kwargs)
+        return path
+
+@dataclass
+class _ResumePoint:
+    "What `load` found, for a `fit` with `start_epoch`"
+    saved:dict # As in the file
+    loaded:list # Names of the methods that have their state already
 
 @_replace
 def _load(self, file, device=None, **kwargs):
     if self.opt is None: self.create_opt()
     with _methods_in_opt(self) as opt: _own['load'](self, file, device=device, **kwargs)
-    for m in opt.methods:
-        if m.name in getattr(opt, 'states', {}): m.load_state_dict(opt.states[m.name])
+    methods = _methods(self.cbs)
+    if opt.saved is None: return self
+    if methods:
+        check_head(opt.saved, self.dls)
+        for m in methods:
+            if m.name in opt.saved['methods']: m.load_state_dict(opt.saved['methods'][m.name])
+    if not hasattr(self, 'fit_exit'): self.resume_point = _ResumePoint(opt.saved, [m.name for m in methods])
     return self
 
 @_replace

@@ -131,7 +131,7 @@ class ALSOWeights:
         self.decay,self.since = sd['decay'],sd['since']
         self.last = None if sd['last'] is None else tuple(o.to(self.u.device) for o in sd['last'])
 
-# %% ../../nbs/11_callback.also.ipynb #0b5687f2
+# %% ../../nbs/11_callback.also.ipynb #4a8c9cd4
 MODES = 'weights','descent-ascent','optimistic'
 
 class ALSOCallback(MethodCallback):
@@ -194,8 +194,10 @@ class ALSOCallback(MethodCallback):
         quality = weight if self.objective == 'min' else 1/weight
         return pd.DataFrame(dict(sample_id=np.arange(len(weight)), weight=weight, label_quality=quality/quality.max()))
 
-    def state_dict(self): return None if self.pi is None else self.pi.state_dict()
+    def state_dict(self): return None if self.pi is None else dict(self.pi.state_dict(), objective=self.objective)
     def load_state_dict(self, sd):
+        if sd['objective'] != self.objective: raise ValueError(
+            f"objective={self.objective!r}: the saved weights were learnt with objective={sd['objective']!r}. Use that, or start anew.")
         if self.pi is None: self.pi = ALSOWeights(len(sd['u']), SIGNS[self.objective], self._prior(len(sd['u'])))
         self.pi.load_state_dict(sd)
 

@@ -54,7 +54,7 @@ def evaluation_losses(
     with torch.no_grad(), model_mode(model, False): run_in_order(learn.dls.train, note, next(model.parameters()).device)
     return (put_together(losses) if divided else losses).numpy()
 
-# %% ../../nbs/16_callback.bmm.ipynb #c9c20426
+# %% ../../nbs/16_callback.bmm.ipynb #266e24b3
 _MIXTURES = dict(beta=BetaMixture, moments=partial(BetaMixture, method='moments', max_iter=10), gaussian=GaussianMixture)
 _TRUTH = ('bmm_auc', 'bmm_ap', 'bmm_precision', 'bmm_recall')
 
@@ -226,11 +226,14 @@ class BMMFilterCallback(MethodCallback):
 
     def state_dict(self):
         if self.p_noisy is None or self._trying: return None
-        return dict(p_noisy=self.p_noisy, classes=self.classes, n_epochs=self.n_epochs, rows=self.rows, noise_rate=self.noise_rate,
+        signal = self.signal if isinstance(self.signal, str) else 'a function'
+        return dict(signal=signal, p_noisy=self.p_noisy, classes=self.classes, n_epochs=self.n_epochs, rows=self.rows, noise_rate=self.noise_rate,
                     mixture=None if self.mixture is None else self.mixture.state_dict(),
                     scores=None if self.scores is None else self.scores.state_dict())
 
     def load_state_dict(self, sd):
+        if isinstance(self.signal, str) and sd['signal'] != self.signal: raise ValueError(
+            f"signal={self.signal!r}: the saved state is that of signal={sd['signal']!r}. Use that, or start anew.")
         self.p_noisy,self.classes,self.n_epochs,self.rows,self.noise_rate = (sd[o] for o in ('p_noisy', 'classes', 'n_epochs', 'rows', 'noise_rate'))
         if sd['mixture'] is not None:
             self.mixture = _MIXTURES[self.kind]()

@@ -30,7 +30,7 @@ from ..distributed import average_gradients, copy_from_first, n_processes, proce
 from ..ids import undivided
 from ..losses import GCELoss
 
-# %% ../../nbs/14_callback.confidence.ipynb #c704dbfc
+# %% ../../nbs/14_callback.confidence.ipynb #bed24144
 def copied(
     model:nn.Module,
 )->nn.Module:
@@ -100,7 +100,7 @@ class Twin:
     def load_state_dict(self, sd, learn):
         self.model.load_state_dict(sd['model'])
         self._create_opt(learn)
-        self.opt.load_state_dict(dict(sd['opt']))
+        self.opt.load_state_dict({k: L(v) if k == 'hypers' else v for k,v in sd['opt'].items()})
 
 # %% ../../nbs/14_callback.confidence.ipynb #8cf0d266
 class SecondView(Transform):
@@ -170,7 +170,7 @@ def accuracy_of(
             n_right,n = n_right + (model(*xb).argmax(1) == class_ids(y)).sum().item(),n + len(y)
     return n_right/n
 
-# %% ../../nbs/14_callback.confidence.ipynb #ad2fc450
+# %% ../../nbs/14_callback.confidence.ipynb #7499bc3e
 PENALTIES = 'euclidean','distillation'
 
 def _check(ok, name, value, remedy):
@@ -382,6 +382,8 @@ class TwoModelConfidenceCallback(MethodCallback):
         return dict(twin=None if self.twin is None else self.twin.state_dict(), mu=self.mu.cpu(), n_steps=self.n_steps, epochs=self.epochs, rows=self.rows)
 
     def load_state_dict(self, sd):
+        if (sd['twin'] is None) == (self.models == 2): raise ValueError(
+            f"models={self.models}: the saved state has {'no' if sd['twin'] is None else 'a'} twin. Use models={3 - self.models}, as when it was saved.")
         if sd['twin'] is not None:
             if self.twin is None: self.twin = Twin(self.learn, self._given)
             self.twin.load_state_dict(sd['twin'], self.learn)
