@@ -11,14 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# %% ../nbs/14_confidence.ipynb #e0257379
+# %% ../nbs/14_confidence.ipynb #11115568
 def moving_average(
     mu:Tensor, # So far, 0-d
     losses:Tensor, # Robust losses of a batch, (B,)
     keep:float=.7, # Share of the old value, in [0, 1)
 )->Tensor: # 0-d
-    "The average robust loss after one more batch, line 8 of Algorithm 1"
-    return keep*mu + (1-keep)*losses.mean()
+    "The average robust loss after one more batch, line 8 of Algorithm 1; a batch whose losses are not all finite says nothing"
+    new = keep*mu + (1-keep)*losses.mean()
+    return torch.where(new.isfinite(), new, mu)
 
 def label_confidence(
     losses:Tensor, # Robust loss of each sample, (B,)

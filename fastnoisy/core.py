@@ -150,7 +150,7 @@ class MethodCallback(Callback):
         "Have something undone at the end of the fit; what is registered last is undone first"
         self.learn.fit_exit.callback(f, *args, **kwargs)
 
-# %% ../nbs/00_core.ipynb #c39fff41
+# %% ../nbs/00_core.ipynb #3f745b23
 class SampleCallback(Callback):
     "The core: sets `sample_ids`, `sample_loss`, `sample_weight` on the `Learner`; weighs and relabels as the methods say"
     order,run_valid,name = MethodCallback.order-1,False,'sample'
@@ -179,14 +179,16 @@ class SampleCallback(Callback):
         said = [o for o in (m.keep_samples() for m in self._active) if o is not None]
         if said:
             keep = from_first(torch.as_tensor(np.logical_and.reduce(said)).byte()).bool().numpy() # the same in all processes, come what may
-            self.learn.dl = self._checked_loader(tagged(self.dl, keep))
+            self.learn.dl = tagged(self.dl, keep)
         else:
             if self._tagged is None or self._tagged.source is not self.dl: self._tagged = tagged(self.dl)
             self.learn.dl = self._tagged
+        if not len(self.learn.dl): self._stop_without_batches(said)
 
-    def _checked_loader(self, dl):
-        if not len(dl): raise ValueError('The methods leave no full batch of samples to train on: let them keep more, or use a smaller batch.')
-        return dl
+    def _stop_without_batches(self, said):
+        if said: raise ValueError('The methods leave no full batch of samples to train on: let them keep more, or use a smaller batch.')
+        raise ValueError(f'The training loader gives no batch: it has {len(self.dls.train.dataset)} samples, batches of {self.dl.bs}, and leaves out a last '
+                         'batch that is not full. Use a smaller batch, or `drop_last=False`.')
 
     def before_batch(self):
         if not len(self.yb): raise ValueError('The training batch has no targets: fastnoisy needs labelled data.')
@@ -253,7 +255,7 @@ def _check_processes(learn, names):
 
 def _methods(cbs): return [cb for cb in L(cbs).sorted('order') if isinstance(cb, MethodCallback)]
 
-# %% ../nbs/00_core.ipynb #520fbb52
+# %% ../nbs/00_core.ipynb #dbc03954
 _own = getattr(Learner, 'without_fastnoisy', None) or {o: getattr(Learner, o) for o in ('fit', 'save', 'load', 'export')}
 Learner.without_fastnoisy = _own
 
@@ -295,6 +297,7 @@ def _fit(self, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, start_epoch
         try: return _own['fit'](self, n_epoch, lr, wd, cbs, reset_opt)
         except BaseException:
             self.loss_func,self.model,self.dls.loaders = loss_func,model,loaders
+            if self.opt is not None: self.opt.zero_grad() # or the next step adds what was left of this one
             raise
 
 # %% ../nbs/00_core.ipynb #b30a64ba

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader as TorchDataLoader, IterableDataset
 from fastcore.basics import GetAttr
 from fastai.data.load import DataLoader, _FakeLoader
 
-# %% ../nbs/00_ids.ipynb #9a93b3eb
+# %% ../nbs/00_ids.ipynb #f2727c33
 class _Strip(GetAttr):
     "The loader's `after_batch`, called after the ids have been taken off the batch"
     _default = 'after_batch'
@@ -39,7 +39,7 @@ class _TaggedDL:
         if _is_sliced(source): raise TypeError(f'{type(source).__name__} reads the samples as slices unless it shuffles, so none can be left out: '
                                                'use shuffle=True for the training data.')
         source.randomize()
-        self.chosen = _kept(source.get_idxs(), keep)
+        self.chosen = _without_batch_of_one(_kept(source.get_idxs(), keep), source.bs)
 
     def randomize(self):
         if self.chosen is None: self.source.randomize()
@@ -72,6 +72,10 @@ def _kept(ids, keep):
     ids = np.asarray(list(ids))
     return ids[keep[ids]].tolist()
 
+def _without_batch_of_one(ids, bs):
+    "BatchNorm cannot be trained with one sample, and a filter must not be the reason for such a batch"
+    return ids[:-1] if len(ids) % bs == 1 and len(ids) > 1 < bs else ids
+
 def _n_batches(n, bs, drop_last): return n//bs if drop_last else -(-n//bs)
 
 def _is_sliced(dl): return hasattr(dl, 'sampler') and dl.sampler is None and not dl.shuffle # tsai's
@@ -83,7 +87,7 @@ def _ids_of_loader(dl, ids):
     again = {~i for i in ids if i < 0}
     return [~i if i in again else i for i in map(int, dl.idxs)]
 
-# %% ../nbs/00_ids.ipynb #090f8b96
+# %% ../nbs/00_ids.ipynb #3277ba5e
 class _TaggedDistributedDL:
     "Mixed into `DistributedDL`: the loader inside is tagged"
     __slots__ = ('source', 'fake_l', 'dl')
@@ -120,7 +124,7 @@ def _kept_batches(dl, keep):
     "The kept ids of one epoch in batches: full ones again, unless the user made the batches"
     batches = [_kept(b, keep) for b in dl._index_sampler]
     if dl.batch_size is None: return [b for b in batches if b]
-    ids = [i for b in batches for i in b]
+    ids = _without_batch_of_one([i for b in batches for i in b], dl.batch_size)
     return [ids[i*dl.batch_size:][:dl.batch_size] for i in range(_n_batches(len(ids), dl.batch_size, dl.drop_last))]
 
 class _TaggedTorchDL:

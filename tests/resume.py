@@ -36,8 +36,8 @@ def fit(learn, cbs=None, start_epoch=0):
 class At(Callback):
     "Call `f` in the middle of epoch `STOP`"
     def __init__(self, f): self.f = f
-    def after_batch(self):
-        if self.training and self.epoch == STOP and self.iter == 2: self.f()
+    def before_step(self):
+        if self.epoch == STOP and self.iter == 2: self.f()
 
 class DiesWriting(Callback):
     "The process is killed when it has written half of a checkpoint"

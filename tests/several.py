@@ -43,6 +43,7 @@ def learner_of(method, dls):
     cbs = L(kwargs.pop('cbs', None)) + DynamicsCallback(['running_loss', 'forgetting', 'grand'])
     for cb in cbs: # something must happen within the few epochs
         if hasattr(cb, 'start'): cb.start = 1
+        if cb.name == 'lilaw': cb.state.lr *= 100
         if hasattr(cb, 'agreement'): cb.k,cb.agreement,cb.threshold = 5,.5,0.
         if hasattr(cb, 'view'): cb.view = flipped # the default is random, with numbers of its own in each process
     learn = Learner(dls, make_model(), cbs=[*cbs, Noted()], **kwargs)

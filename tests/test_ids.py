@@ -180,17 +180,17 @@ KEEP = np.arange(50) % 3 > 0 # 33 samples
 @pytest.mark.parametrize('shuffle', [False, True])
 @pytest.mark.parametrize('kind', [DataLoader, TfmdDL, TorchDataLoader])
 def test_samples_left_out(kind, shuffle, drop_last, num_workers):
-    dl = kind(Numbered(), 8, shuffle=shuffle, drop_last=drop_last, num_workers=num_workers)
+    dl = kind(Numbered(), 9, shuffle=shuffle, drop_last=drop_last, num_workers=num_workers)
     t = tagged(dl, KEEP)
     batches = []
     for x,_ in t:
         assert t.sample_ids.tolist() == x[:,0].tolist()
         batches.append(x[:,0].tolist())
-    assert [len(b) for b in batches] == [8]*4 + ([] if drop_last else [1]) and len(batches) == len(t)
+    assert [len(b) for b in batches] == [9]*3 + ([] if drop_last else [6]) and len(batches) == len(t)
     ids = sum(batches, [])
     assert len(set(ids)) == len(ids) and KEEP[ids].all()
     assert (ids == sorted(ids)) is not shuffle
-    assert sum(len(x) for x,_ in dl) >= 48 and len(dl) == (6 if drop_last else 7) # the loader itself has them all
+    assert sum(len(x) for x,_ in dl) >= 45 and len(dl) == (5 if drop_last else 6) # the loader itself has them all
 
 @pytest.mark.parametrize('kind', [DataLoader, TfmdDL])
 def test_the_others_keep_their_order(kind):
@@ -206,7 +206,15 @@ def test_left_out_samples_are_not_read():
         def __getitem__(self, i):
             assert KEEP[i]
             return super().__getitem__(i)
-    for kind in (DataLoader, TorchDataLoader): assert sum(len(x) for x,_ in tagged(kind(Precious(), 8, shuffle=True), KEEP)) == 33
+    for kind in (DataLoader, TorchDataLoader): assert sum(len(x) for x,_ in tagged(kind(Precious(), 9, shuffle=True), KEEP)) == 33
+
+@pytest.mark.parametrize('kind', [DataLoader, TorchDataLoader])
+def test_no_batch_of_one_is_made(kind):
+    "33 samples: the one that would be alone stays out, unless all are alone"
+    for bs,sizes in ((8, [8]*4), (9, [9, 9, 9, 6]), (1, [1]*33)):
+        t = tagged(kind(Numbered(), bs, shuffle=True), KEEP)
+        assert [len(x) for x,_ in t] == sizes and len(t) == len(sizes)
+    assert [len(x) for x,_ in tagged(kind(Numbered(), 8), np.arange(50) == 7)] == [1]
 
 def test_left_out_with_a_batch_sampler():
     dl = TorchDataLoader(Numbered(), batch_sampler=[[0, 3], [1, 2, 3], [4, 6, 8]])

@@ -63,7 +63,7 @@ def test_killed_process(method, killed, wholes):
 def test_ctrl_c(method, tmp_path, wholes):
     learn = make_learner(method, tmp_path, 1)
     def stop(): raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt): fit(learn, At(stop))
+    with pytest.raises(KeyboardInterrupt): fit(learn, At(stop)) # before the gradients are zero again
     learn.load(f'model_{STOP-1}')
     assert_same(fit(learn, start_epoch=STOP), wholes(method))
 
@@ -178,6 +178,7 @@ def test_other_format(tmp_path):
     (lambda: BMMFilterCallback('running_loss'), lambda: BMMFilterCallback('aum'), "signal='aum': the saved state is that of signal='running_loss'"),
     (lambda: BMMFilterCallback('running_loss'), lambda: BMMFilterCallback('loss'), "signal='loss': the saved state is that of signal='running_loss'"),
     (lambda: KNNCorrectionCallback(k=5, start=1), lambda: KNNCorrectionCallback(k=5, start=1, soft=True), 'soft=True'),
+    (lambda: KNNCorrectionCallback(k=5, start=1, action='filter'), lambda: KNNCorrectionCallback(k=5, start=1), "action='correct': the saved"),
 ])
 def test_other_options(was, now, message, tmp_path):
     def make(cb):

@@ -35,7 +35,13 @@ def also_update(
     log_pi = (pi.log() + decay*lr*log_prior + SIGNS[objective]*lr*f) / (1 + decay*lr)
     return log_pi.softmax(0)
 
-# %% ../../nbs/11_callback.also.ipynb #a185e4bc
+# %% ../../nbs/11_callback.also.ipynb #a843b970
+def _finite(losses):
+    "A loss that is NaN or infinite says nothing: the mean of the others takes its place"
+    known = losses.isfinite()
+    mean = torch.where(known, losses, 0.).sum() / known.sum().clamp(min=1)
+    return torch.where(known, losses, mean)
+
 class ALSOWeights:
     "The weights of N samples, held as `u` = log(pi/prior) + constant; a step costs the size of the batch, not N"
     refresh = .02 # decay after which the sum is added up anew
@@ -78,7 +84,7 @@ class ALSOWeights:
         temperature:float, # tau
     ):
         "One step of `also_update`"
-        self.last = ids,losses.detach().to(self.u).as_subclass(Tensor)
+        self.last = ids,_finite(losses.detach().to(self.u).as_subclass(Tensor))
         self._move(*self.last, lr, temperature)
 
     def weights_ahead(self,

@@ -30,7 +30,7 @@ from ..distributed import average_gradients, copy_from_first, n_processes, proce
 from ..ids import undivided
 from ..losses import GCELoss
 
-# %% ../../nbs/14_callback.confidence.ipynb #bed24144
+# %% ../../nbs/14_callback.confidence.ipynb #3eb93960
 def copied(
     model:nn.Module,
 )->nn.Module:
@@ -64,6 +64,8 @@ class Twin:
 
     def begin(self, learn):
         "Ready for a fit"
+        if _shapes(self.model) != _shapes(learn.model): raise ValueError(
+            "The twin is that of another model: its parameters are not those of the Learner's in name and shape. Use a new TwoModelConfidenceCallback for another model.")
         self.model.to(next(learn.model.parameters()).device)
         if getattr(getattr(learn, 'distributed_trainer', None), 'sync_bn', False): self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         copy_from_first([*self.model.parameters(), *self.model.buffers()])
