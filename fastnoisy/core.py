@@ -6,7 +6,7 @@
 __all__ = ['METHODS', 'can_unreduce', 'sample_losses', 'class_ids', 'class_logits', 'Labels', 'unmixed', 'weighted_loss',
            'MethodCallback', 'SampleCallback', 'Method', 'register_method']
 
-# %% ../nbs/00_core.ipynb #d9c1c1d1
+# %% ../nbs/00_core.ipynb #5420b69a
 import inspect
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from fastcore.basics import GetAttr
 from fastcore.foundation import L
 from fastcore.xtras import join_path_file
 from fastai.callback.core import Callback, CancelEpochException
+from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import LRFinder
 from fastai.layers import NoneReduce
 from fastai.learner import Learner, ValueMetric
@@ -255,7 +256,7 @@ def _check_processes(learn, names):
 
 def _methods(cbs): return [cb for cb in L(cbs).sorted('order') if isinstance(cb, MethodCallback)]
 
-# %% ../nbs/00_core.ipynb #dbc03954
+# %% ../nbs/00_core.ipynb #de4b0c8f
 _own = getattr(Learner, 'without_fastnoisy', None) or {o: getattr(Learner, o) for o in ('fit', 'save', 'load', 'export')}
 Learner.without_fastnoisy = _own
 
@@ -266,6 +267,11 @@ def _replace(f):
 
 def _forget(learn):
     for o in ('sample_ids', 'sample_loss', 'sample_weight', 'fit_exit', 'unloaded', '_do_fit'): vars(learn).pop(o, None)
+
+def _autocasts(cbs):
+    "Callbacks of mixed precision whose autocast is on"
+    def is_on(cb): return getattr(cb, 'autocast', None) is not None and torch.is_autocast_enabled(cb.autocast.device)
+    return {cb for cb in cbs if isinstance(cb, MixedPrecision) and is_on(cb)}
 
 def _has_core(cbs): return any(isinstance(cb, (MethodCallback, SampleCallback)) for cb in cbs)
 
@@ -287,7 +293,7 @@ def _fit(self, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, start_epoch
     present = self.cbs + cbs
     if not _has_core(present): return _own['fit'](self, n_epoch, lr, wd, cbs, reset_opt, start_epoch)
     if not any(isinstance(cb, SampleCallback) for cb in present): cbs = cbs + [SampleCallback()]
-    loss_func,model,loaders = self.loss_func,self.model,self.dls.loaders
+    loss_func,model,loaders,autocasts = self.loss_func,self.model,self.dls.loaders,_autocasts(present)
     with ExitStack() as self.fit_exit, any_device():
         self.fit_exit.callback(_forget, self)
         point = None if any(isinstance(cb, LRFinder) for cb in present) else vars(self).pop('resume_point', None)
@@ -297,6 +303,7 @@ def _fit(self, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, start_epoch
         try: return _own['fit'](self, n_epoch, lr, wd, cbs, reset_opt)
         except BaseException:
             self.loss_func,self.model,self.dls.loaders = loss_func,model,loaders
+            for cb in _autocasts(self.cbs) - autocasts: cb.autocast.__exit__(None, None, None)
             if self.opt is not None: self.opt.zero_grad() # or the next step adds what was left of this one
             raise
 

@@ -6,14 +6,14 @@
 __all__ = ['METRICS', 'INDEXES', 'prediction_layer', 'embed', 'rows_at_once', 'neighbor_chunks', 'nearest', 'vote_shares',
            'knn_vote']
 
-# %% ../nbs/09_neighbors.ipynb #f5122eeb
+# %% ../nbs/09_neighbors.ipynb #999e0cc1
 import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from fastai.imports import progress_bar
 from fastai.torch_core import get_model
-from .aside import forward_aside, inputs_and_targets, model_mode, run_in_order
+from .aside import forward_aside, inputs_and_targets, model_mode, run_in_order, uncompiled
 from .core import class_ids, sample_losses, unmixed
 from .distributed import copy_from_first, put_together
 from .ids import is_divided
@@ -36,7 +36,7 @@ def prediction_layer(
     same = [m for m,out in alike if torch.equal(out, pred)]
     return same[0] if same else alike[0][0]
 
-# %% ../nbs/09_neighbors.ipynb #c0a1c5e6
+# %% ../nbs/09_neighbors.ipynb #e150b18f
 class _Tap:
     "What goes into, or comes out of, a layer in the last forward pass"
     def __init__(self, layer, of_input):
@@ -84,7 +84,7 @@ def embed(
         if with_loss: labels[ids],losses[ids] = class_ids(yb[0]).cpu(),sample_losses(loss_func, pred, *yb).float().cpu()
     if is_divided(dl): copy_from_first(model.buffers())
     try:
-        with torch.no_grad(), model_mode(model, False): run_in_order(dl, note, next(model.parameters()).device, lambda dl: _bar(learn, dl))
+        with torch.no_grad(), model_mode(model, False), uncompiled(model): run_in_order(dl, note, next(model.parameters()).device, lambda dl: _bar(learn, dl))
     finally:
         if tap is not None: tap.handle.remove()
     if features is None: raise ValueError('There is nothing to embed: the data set is empty, or none of its samples can be read.')

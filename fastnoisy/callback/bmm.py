@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['kept_samples', 'evaluation_losses', 'BMMFilterCallback']
 
-# %% ../../nbs/16_callback.bmm.ipynb #3a441c13
+# %% ../../nbs/16_callback.bmm.ipynb #168491e4
 import math, warnings
 from functools import partial
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 from fastai.torch_core import get_model
-from ..aside import batch_size, inputs_and_targets, model_mode, run_in_order
+from ..aside import batch_size, inputs_and_targets, model_mode, run_in_order, state_device
 from .dynamics import note_signals, signals_of_batch
 from ..core import MethodCallback, class_ids, register_method, sample_losses, unmixed
 from ..distributed import copy_from_first, from_first, n_processes, put_together
@@ -54,7 +54,7 @@ def evaluation_losses(
     with torch.no_grad(), model_mode(model, False): run_in_order(learn.dls.train, note, next(model.parameters()).device)
     return (put_together(losses) if divided else losses).numpy()
 
-# %% ../../nbs/16_callback.bmm.ipynb #266e24b3
+# %% ../../nbs/16_callback.bmm.ipynb #13287124
 _MIXTURES = dict(beta=BetaMixture, moments=partial(BetaMixture, method='moments', max_iter=10), gaussian=GaussianMixture)
 _TRUTH = ('bmm_auc', 'bmm_ap', 'bmm_precision', 'bmm_recall')
 
@@ -91,6 +91,7 @@ class BMMFilterCallback(MethodCallback):
         if self.p_noisy is None: self.p_noisy,self.classes = torch.full((n,), math.nan),torch.full((n,), -1)
         if len(self.p_noisy) != n: raise ValueError(
             f'The probabilities are of {len(self.p_noisy)} training samples, and now there are {n}: use a new BMMFilterCallback for another training set.')
+        self.classes = self.classes.to(next(self.model.parameters()).device)
         if self.signal == 'also' and not hasattr(self.learn, 'also'): raise ValueError(
             "signal='also' needs the weights of ALSO: `cbs=[ALSOCallback(), BMMFilterCallback('also')]`. Without ALSO use signal='running_loss'.")
         if self.signal in SCORES and self.signal != 'loss' and not self._noted_by_dynamics: self._note_scores(n)
@@ -106,6 +107,7 @@ class BMMFilterCallback(MethodCallback):
         if not SCORES[self.signal].cheap: raise ValueError(
             f"signal={self.signal!r} needs gradients of single samples: add `DynamicsCallback({self.signal!r})` beside BMMFilterCallback.")
         if self.scores is None: self.scores = ScoreState(n, self.signal)
+        self.scores.to(state_device(self.model))
 
     def _truth(self, n):
         flipped = getattr(getattr(self.dls, 'noise', None), 'flipped', None)
@@ -124,14 +126,14 @@ class BMMFilterCallback(MethodCallback):
         if self._trying: return None
         self._note_classes()
         if self.scores is not None: note_signals(self.scores, self, signals_of_batch(self.learn))
-        return None if self.weight is None else self.weight[self.sample_ids.cpu()].to(self.sample_loss)
+        return None if self.weight is None else self.weight[self.sample_ids].to(self.sample_loss)
 
     def _note_classes(self):
         if self.action == 'report': return
         try: y = class_ids(self.yb[0])
         except TypeError: y = torch.zeros_like(self.sample_ids) # no classes: the guard is for all together
         ids,y = self.whole_batch(y)
-        self.classes[ids.cpu()] = y.cpu()
+        self.classes[ids] = y
 
     def after_train(self):
         if self._trying: return
@@ -178,11 +180,11 @@ class BMMFilterCallback(MethodCallback):
         self.kept = self.weight = None
         if self.action == 'report' or not self.separates: return
         p = self.p_noisy.numpy()
-        kept = kept_samples(p, self.classes.numpy(), self.threshold, self.min_kept, batch_size(self.dls.train)*n_processes())
+        kept = kept_samples(p, self.classes.cpu().numpy(), self.threshold, self.min_kept, batch_size(self.dls.train)*n_processes())
         if self.action == 'drop': self.kept = kept
         else:
             clean = 1 - np.where(kept, np.minimum(p, self.threshold), p)
-            self.weight = torch.from_numpy(np.nan_to_num(clean/np.nanmean(clean), nan=1.))
+            self.weight = torch.from_numpy(np.nan_to_num(clean/np.nanmean(clean), nan=1.)).float().to(self.classes.device)
 
     def _note_history(self, quality):
         fitted = self.mixture is not None
@@ -227,7 +229,7 @@ class BMMFilterCallback(MethodCallback):
     def state_dict(self):
         if self.p_noisy is None or self._trying: return None
         signal = self.signal if isinstance(self.signal, str) else 'a function'
-        return dict(signal=signal, p_noisy=self.p_noisy, classes=self.classes, n_epochs=self.n_epochs, rows=self.rows, noise_rate=self.noise_rate,
+        return dict(signal=signal, p_noisy=self.p_noisy, classes=self.classes.cpu(), n_epochs=self.n_epochs, rows=self.rows, noise_rate=self.noise_rate,
                     mixture=None if self.mixture is None else self.mixture.state_dict(),
                     scores=None if self.scores is None else self.scores.state_dict())
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['signals_of_batch', 'note_signals', 'last_linear', 'DynamicsCallback']
 
-# %% ../../nbs/15_callback.dynamics.ipynb #ee43f577
+# %% ../../nbs/15_callback.dynamics.ipynb #a0122540
 import math
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from fastai.torch_core import get_model
+from ..aside import state_device
 from .lilaw import terms_at
 from ..core import MethodCallback, class_ids, class_logits, sample_losses, unmixed
 from ..scores import (SCORES, Score, ScoreState, batch_signals, detection_table, last_layer_norms, model_norms, register_score,
@@ -43,15 +44,20 @@ def note_signals(
     ids,table = method.whole_batch(torch.stack(list(signals.values()), 1))
     state.update(ids, **dict(zip(signals, table.unbind(1))))
 
-# %% ../../nbs/15_callback.dynamics.ipynb #58a28809
+# %% ../../nbs/15_callback.dynamics.ipynb #52e67c21
 class _LastLayer:
     "What went in and out of a linear layer in the last forward pass of the training"
-    def __init__(self, layer): self.layer,self.hook = layer,layer.register_forward_hook(self._note)
+    def __init__(self, layer):
+        self.layer,self.inputs,self.output = layer,None,None
+        self.hook = layer.register_forward_hook(torch.compiler.disable(self._note))
     def _note(self, layer, inputs, output):
         if layer.training and torch.is_grad_enabled(): self.inputs,self.output = inputs[0],output
 
     def norms(self, losses):
         "Gradient norms of the layer, (B,)"
+        if self.output is None: raise TypeError(
+            "'grand' looks at the last linear layer with a forward hook, which was not called. Where torch.compile had made the model into one piece before "
+            "the fit, it takes no notice of hooks: leave 'grand' out, or compile anew.")
         if self.output.dim() != 2: raise TypeError(
             f"'grand' needs a linear layer that sees one vector per sample, but this one gave shape {tuple(self.output.shape)}: name another as `last_layer`.")
         gradients = torch.autograd.grad(losses.sum(), self.output, retain_graph=True)[0]
@@ -89,12 +95,12 @@ class DynamicsCallback(MethodCallback):
         for o in self.recorded: setattr(self, o, math.nan)
 
     def begin_fit(self):
-        n,device = len(self.dls.train.dataset),next(self.model.parameters()).device
+        n = len(self.dls.train.dataset)
         if self.show: self._check_truth(n)
         if self.state is None: self.state = ScoreState(n, self.wanted)
         if len(self.state) != n: raise ValueError(
             f'The scores are of {len(self.state)} training samples, and now there are {n}: use a new DynamicsCallback for another training set.')
-        self.state.to('cpu' if device.type == 'mps' else device) # MPS has no 64-bit floats
+        self.state.to(state_device(self.model))
         if 'grand' in self.wanted:
             self._layer = _LastLayer(self.last_layer or last_linear(self.model))
             self.at_exit(self._forget_layer)
