@@ -93,6 +93,16 @@ def odd():
     learn,_ = train('also+bmm', 1, make_dls(157), 2)
     return dict(seen=torch.tensor(learn.dynamics.to_frame().seen), weights=learn.also.pi.all(), report=learn.noise_report().drop(columns='item').to_csv())
 
+def with_norm():
+    "BatchNorm's statistics are those of a part of the batch; what is made of them is the same all the same"
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+    cbs = [TwoModelConfidenceCallback(jsd=0), BMMFilterCallback('loss', start=1), KNNCorrectionCallback(k=5, start=1, action='filter'), Noted()]
+    learn = Learner(make_dls(), model, loss_func=CrossEntropyLossFlat(), cbs=cbs)
+    learn.remove_cbs(ProgressCallback)
+    with learn.distrib_ctx(sync_bn=False, cpu=True): learn.fit(2, 1e-2)
+    return [*learn.noted.seen, {'buffers': torch.cat([o.flatten().float() for o in learn.confidence.robust_model.buffers()])}]
+
 def refused():
     "What the errors say"
     def message(f, *args):
@@ -111,7 +121,7 @@ class Dies(Callback):
 
 def main(out, methods):
     res = {m: train(m, 1)[1] for m in methods}
-    if num_distrib() == 2: res.update(odd=odd(), refused=refused())
+    if num_distrib() == 2: res.update(odd=odd(), norm=with_norm(), refused=refused())
     torch.save(res, Path(out)/f'{rank_distrib()}.pth')
     if num_distrib() == 4:
         learn = learner_of('also', make_dls())

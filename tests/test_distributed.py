@@ -52,6 +52,13 @@ def test_every_sample_counts_once(two):
     assert all((o['odd']['seen'] == 2).all() and len(o['odd']['seen']) == 157 for o in two)
 
 @pytest.mark.slow
+def test_with_batchnorm_the_processes_agree(two):
+    one,other = (o['norm'] for o in two)
+    for a,b in zip(one, other):
+        for name in a: assert torch.equal(known(a[name]), known(b[name])), name
+    assert set(one[0]) == {'model', 'confidence', 'bmm', 'knn', 'mixture', 'twin'} and one[-1]['buffers'].abs().sum() > 16
+
+@pytest.mark.slow
 def test_report_is_complete_in_every_process(two):
     one,other = (o['odd']['report'] for o in two)
     assert one == other and one.count('\n') == 158
