@@ -15,7 +15,7 @@ setup(
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     packages=find_packages(include=['fastnoisy*']),
     python_requires='>=' + cfg['min_python'],
-    install_requires=lines('requirements'), extras_require={o: lines(f'{o}_requirements') for o in ('dev', 'faiss')},
+    install_requires=lines('requirements'), extras_require={o: lines(f'{o}_requirements') for o in ('dev', 'faiss', 'distributed')},
     entry_points={'console_scripts': lines('console_scripts'), 'nbdev': ['fastnoisy = fastnoisy._modidx:d']},
     zip_safe=False,
 )

@@ -11,14 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# %% ../nbs/14_confidence.ipynb #e0257379
+# %% ../nbs/14_confidence.ipynb #11115568
 def moving_average(
     mu:Tensor, # So far, 0-d
     losses:Tensor, # Robust losses of a batch, (B,)
     keep:float=.7, # Share of the old value, in [0, 1)
 )->Tensor: # 0-d
-    "The average robust loss after one more batch, line 8 of Algorithm 1"
-    return keep*mu + (1-keep)*losses.mean()
+    "The average robust loss after one more batch, line 8 of Algorithm 1; a batch whose losses are not all finite says nothing"
+    new = keep*mu + (1-keep)*losses.mean()
+    return torch.where(new.isfinite(), new, mu)
 
 def label_confidence(
     losses:Tensor, # Robust loss of each sample, (B,)
@@ -29,13 +30,14 @@ def label_confidence(
     "How far each label is trusted, eq. (6)"
     return torch.sigmoid(slope*(-losses + mu + m)) # Eq. (6)
 
-# %% ../nbs/14_confidence.ipynb #06fada68
+# %% ../nbs/14_confidence.ipynb #630d6dbf
 def confidence_weights(
     confidence:Tensor, # (B,), in (0, 1)
     alpha:float=1., # Weight of the cross-entropy, >= 0
+    batch:Tensor=None, # Confidences of the whole batch where `confidence` is a part of it, (G,)
 )->Tensor: # (B,), >= 0; averages alpha where the confidence averages 1/2
     "Weight of each sample's cross-entropy, eq. (8) for one batch"
-    return alpha * confidence / (1 - confidence).mean().clamp(min=torch.finfo(confidence.dtype).eps) # Eq. (8), n/|B| left out
+    return alpha * confidence / (1 - (confidence if batch is None else batch)).mean().clamp(min=torch.finfo(confidence.dtype).eps) # Eq. (8), n/|B| left out
 
 # %% ../nbs/14_confidence.ipynb #45ed9f36
 def corrected_labels(

@@ -6,20 +6,26 @@
 __all__ = ['METHODS', 'can_unreduce', 'sample_losses', 'class_ids', 'class_logits', 'Labels', 'unmixed', 'weighted_loss',
            'MethodCallback', 'SampleCallback', 'Method', 'register_method']
 
-# %% ../nbs/00_core.ipynb #62cc798d
+# %% ../nbs/00_core.ipynb #5420b69a
 import inspect
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
+from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
 from fastcore.basics import GetAttr
 from fastcore.foundation import L
-from fastai.callback.core import Callback
+from fastcore.xtras import join_path_file
+from fastai.callback.core import Callback, CancelEpochException
+from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.schedule import LRFinder
 from fastai.layers import NoneReduce
 from fastai.learner import Learner, ValueMetric
-from fastai.torch_core import find_bs, num_distrib
+from fastai.torch_core import find_bs, num_distrib, rank_distrib
+from .checkpoint import check_head, file_head, plain, random_state, set_random_state, whole_file
+from .distributed import WholeBatch, any_device, from_every, from_first, n_processes, process_rank
 from .ids import check_indexed, tagged
 
 # %% ../nbs/00_core.ipynb #45fc7e63
@@ -106,7 +112,7 @@ def weighted_loss(
         scale = torch.where(mean.abs() > 1e-3*size, own/mean, torch.full_like(mean, default))
     return scale * (weights*losses).mean()
 
-# %% ../nbs/00_core.ipynb #bb877ec2
+# %% ../nbs/00_core.ipynb #71f5d88e
 class MethodCallback(Callback):
     "Base class of the methods: override `begin_fit`, `batch_labels`, `batch_weights`, or any event of a `Callback`"
     order,run_valid = -5,False
@@ -131,6 +137,13 @@ class MethodCallback(Callback):
         sd:dict, # What `state_dict` gave
     ): "Go on from there"
 
+    def whole_batch(self,
+        *values # Of the samples of this batch, each (B, ...)
+    )->tuple: # Sample ids (G,) and each of the values (G, ...), without graph
+        "What a method should learn from: the batch of all processes, each sample once. With one process it is `sample_ids` and the values"
+        whole = self.learn.sample.whole
+        return whole.ids, *map(whole.gather, values)
+
     def at_exit(self,
         f, # Function to call, however the fit ends: normally, cancelled, by an exception or by Ctrl-C
         *args, **kwargs
@@ -138,7 +151,7 @@ class MethodCallback(Callback):
         "Have something undone at the end of the fit; what is registered last is undone first"
         self.learn.fit_exit.callback(f, *args, **kwargs)
 
-# %% ../nbs/00_core.ipynb #f20fe6fa
+# %% ../nbs/00_core.ipynb #3f745b23
 class SampleCallback(Callback):
     "The core: sets `sample_ids`, `sample_loss`, `sample_weight` on the `Learner`; weighs and relabels as the methods say"
     order,run_valid,name = MethodCallback.order-1,False,'sample'
@@ -148,14 +161,13 @@ class SampleCallback(Callback):
         self._active,self._tagged,self._soft = _methods(self.learn.cbs),None,None
         names = [m.name for m in self._active]
         if len(set(names)) < len(names): raise ValueError(f'A method was added twice, to the Learner or to fit: {names}. Leave one.')
-        if names and num_distrib() > 1: raise NotImplementedError(
-            f'{names}: methods do not share their state between processes yet, so each of the {num_distrib()} would learn its own. '
-            'Train in one process, without `distrib_ctx` or a launcher.')
         check_indexed(self.dls.train)
+        _check_processes(self.learn, names)
         if not can_unreduce(self.learn.loss_func): raise TypeError(
             f"loss_func {self.learn.loss_func} can only be averaged, but fastnoisy needs the loss of each sample. Give it an argument "
             "`reduction`, or use a class with a `reduction` attribute such as `CrossEntropyLossFlat()`.")
         for m in self._active:
+            if m.name in getattr(self.learn, 'unloaded', ()): m.load_state_dict(self.learn.unloaded[m.name])
             m.begin_fit()
             self._record(m)
 
@@ -166,14 +178,18 @@ class SampleCallback(Callback):
 
     def before_train(self):
         said = [o for o in (m.keep_samples() for m in self._active) if o is not None]
-        if said: self.learn.dl = self._checked_loader(tagged(self.dl, np.logical_and.reduce(said)))
+        if said:
+            keep = from_first(torch.as_tensor(np.logical_and.reduce(said)).byte()).bool().numpy() # the same in all processes, come what may
+            self.learn.dl = tagged(self.dl, keep)
         else:
             if self._tagged is None or self._tagged.source is not self.dl: self._tagged = tagged(self.dl)
             self.learn.dl = self._tagged
+        if not len(self.learn.dl): self._stop_without_batches(said)
 
-    def _checked_loader(self, dl):
-        if not len(dl): raise ValueError('The methods leave no full batch of samples to train on: let them keep more, or use a smaller batch.')
-        return dl
+    def _stop_without_batches(self, said):
+        if said: raise ValueError('The methods leave no full batch of samples to train on: let them keep more, or use a smaller batch.')
+        raise ValueError(f'The training loader gives no batch: it has {len(self.dls.train.dataset)} samples, batches of {self.dl.bs}, and leaves out a last '
+                         'batch that is not full. Use a smaller batch, or `drop_last=False`.')
 
     def before_batch(self):
         if not len(self.yb): raise ValueError('The training batch has no targets: fastnoisy needs labelled data.')
@@ -181,7 +197,7 @@ class SampleCallback(Callback):
         if len(ids) != bs: raise ValueError(f'The batch has {bs} samples but was made of {len(ids)} items: fastnoisy cannot be used '
                                             'with transforms that split, merge or drop the items of a batch.')
         self.learn.sample_ids,self.learn.sample_loss,self.learn.sample_weight = ids.to(self.yb[0].device),None,None
-        self._soft = None
+        self._soft,self._whole = None,None
         for m in self._active:
             labels = m.batch_labels()
             if labels is not None: self._put_in_force(labels, m)
@@ -193,6 +209,12 @@ class SampleCallback(Callback):
         if hard.shape != y.shape: raise ValueError(
             f'{method}.batch_labels gave shape {tuple(labels.shape)} for targets of shape {tuple(y.shape)}.')
         self.learn.yb = (hard.to(y).as_subclass(type(y)), *rest)
+
+    @property
+    def whole(self)->WholeBatch:
+        "This batch in all processes"
+        if self._whole is None: self._whole = WholeBatch(self.sample_ids, getattr(self.dl, 'again', None), self.dl.bs if n_processes() > 1 else None)
+        return self._whole
 
     @property
     def labels(self)->Labels:
@@ -220,9 +242,21 @@ class SampleCallback(Callback):
             f'{method}.batch_weights gave shape {tuple(weights.shape)}, not one weight per sample, {tuple(self.sample_loss.shape)}.')
         return weights
 
+def _check_processes(learn, names):
+    "All processes must train the same, together"
+    started = max(num_distrib(), n_processes())
+    if started == 1: return
+    if n_processes() == 1 or not hasattr(learn, 'distributed_trainer'): raise ValueError(
+        f'{started} processes have been started, but this one trains alone. Let them train together, `with learn.distrib_ctx():`, or start one.')
+    if hasattr(learn, 'lr_finder'): raise ValueError(
+        "fastai's `lr_find` cannot be used in several processes, which would wait for each other: run it in one, without `distrib_ctx`.")
+    each = from_every((len(learn.dls.train.dataset), names))
+    if any(o != each[0] for o in each): raise ValueError(
+        f'The processes do not train the same: the number of training samples and the methods are {each}. Make the same Learner in each.')
+
 def _methods(cbs): return [cb for cb in L(cbs).sorted('order') if isinstance(cb, MethodCallback)]
 
-# %% ../nbs/00_core.ipynb #c00bc394
+# %% ../nbs/00_core.ipynb #de4b0c8f
 _own = getattr(Learner, 'without_fastnoisy', None) or {o: getattr(Learner, o) for o in ('fit', 'save', 'load', 'export')}
 Learner.without_fastnoisy = _own
 
@@ -232,52 +266,92 @@ def _replace(f):
     setattr(Learner, name, wraps(_own[name])(f))
 
 def _forget(learn):
-    for o in ('sample_ids', 'sample_loss', 'sample_weight', 'fit_exit'): vars(learn).pop(o, None)
+    for o in ('sample_ids', 'sample_loss', 'sample_weight', 'fit_exit', 'unloaded', '_do_fit'): vars(learn).pop(o, None)
+
+def _autocasts(cbs):
+    "Callbacks of mixed precision whose autocast is on"
+    def is_on(cb): return getattr(cb, 'autocast', None) is not None and torch.is_autocast_enabled(cb.autocast.device)
+    return {cb for cb in cbs if isinstance(cb, MixedPrecision) and is_on(cb)}
+
+def _has_core(cbs): return any(isinstance(cb, (MethodCallback, SampleCallback)) for cb in cbs)
+
+def _do_fit_from(learn, start_epoch):
+    "`Learner._do_fit` without the epochs that are over; with fastai's own `start_epoch` callbacks such as `SaveModelCallback` take part in them"
+    for epoch in range(start_epoch, learn.n_epoch):
+        learn.epoch = epoch
+        learn._with_events(learn._do_epoch, 'epoch', CancelEpochException)
+
+def _resume(learn, point):
+    "Random streams and methods as they were when the file was saved that has been loaded; `unloaded` are methods that come with `fit`"
+    check_head(point.saved, learn.dls)
+    if process_rank() == 0: set_random_state(learn.dls, point.saved['random'])
+    learn.unloaded = {k:v for k,v in point.saved['methods'].items() if k not in point.loaded}
 
 @_replace
-def _fit(self, n_epoch, lr=None, wd=None, cbs=None, *args, **kwargs):
+def _fit(self, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, start_epoch=0):
     cbs = L(cbs).map(lambda cb: cb() if isinstance(cb, type) else cb)
     present = self.cbs + cbs
-    if not any(isinstance(cb, (MethodCallback, SampleCallback)) for cb in present):
-        return _own['fit'](self, n_epoch, lr, wd, cbs, *args, **kwargs)
+    if not _has_core(present): return _own['fit'](self, n_epoch, lr, wd, cbs, reset_opt, start_epoch)
     if not any(isinstance(cb, SampleCallback) for cb in present): cbs = cbs + [SampleCallback()]
-    loss_func = self.loss_func
-    with ExitStack() as self.fit_exit:
+    loss_func,model,loaders,autocasts = self.loss_func,self.model,self.dls.loaders,_autocasts(present)
+    with ExitStack() as self.fit_exit, any_device():
         self.fit_exit.callback(_forget, self)
-        try: return _own['fit'](self, n_epoch, lr, wd, cbs, *args, **kwargs)
+        point = None if any(isinstance(cb, LRFinder) for cb in present) else vars(self).pop('resume_point', None)
+        if start_epoch:
+            self._do_fit = partial(_do_fit_from, self, start_epoch)
+            if point is not None: _resume(self, point)
+        try: return _own['fit'](self, n_epoch, lr, wd, cbs, reset_opt)
         except BaseException:
-            self.loss_func = loss_func
+            self.loss_func,self.model,self.dls.loaders = loss_func,model,loaders
+            for cb in _autocasts(self.cbs) - autocasts: cb.autocast.__exit__(None, None, None)
+            if self.opt is not None: self.opt.zero_grad() # or the next step adds what was left of this one
             raise
 
-# %% ../nbs/00_core.ipynb #92368689
+# %% ../nbs/00_core.ipynb #b30a64ba
 class _OptWithMethods(GetAttr):
     "An optimizer whose state holds that of the methods too"
     _default = 'opt'
-    def __init__(self, opt, methods): self.opt,self.methods = opt,methods
+    def __init__(self, learn): self.opt,self.learn,self.saved = learn.opt,learn,None
     def state_dict(self):
-        states = {m.name: m.state_dict() for m in self.methods}
-        return {**self.opt.state_dict(), 'fastnoisy': {k:v for k,v in states.items() if v is not None}}
+        states = {m.name: m.state_dict() for m in _methods(self.learn.cbs)}
+        states = {k: plain(v) for k,v in states.items() if v is not None}
+        return {**self.opt.state_dict(), 'fastnoisy': dict(file_head(self.learn.dls), methods=states, random=random_state(self.learn.dls))}
     def load_state_dict(self, sd):
-        self.states = sd.get('fastnoisy', {})
+        self.saved = sd.get('fastnoisy')
         self.opt.load_state_dict({k:v for k,v in sd.items() if k != 'fastnoisy'})
 
 @contextmanager
 def _methods_in_opt(learn):
-    opt,learn.opt = learn.opt,_OptWithMethods(learn.opt, _methods(learn.cbs))
+    opt,learn.opt = learn.opt,_OptWithMethods(learn)
     try: yield learn.opt
     finally: learn.opt = opt
 
 @_replace
 def _save(self, file, **kwargs):
-    if self.opt is None or not _methods(self.cbs): return _own['save'](self, file, **kwargs)
-    with _methods_in_opt(self): return _own['save'](self, file, **kwargs)
+    if self.opt is None or not _has_core(self.cbs) or rank_distrib(): return _own['save'](self, file, **kwargs)
+    with _methods_in_opt(self):
+        if not isinstance(file, (str, Path)): return _own['save'](self, file, **kwargs)
+        path,part = (join_path_file(o, self.path/self.model_dir, ext='.pth') for o in (file, f'{file}.part'))
+        with whole_file(path, part): _own['save'](self, f'{file}.part', **kwargs)
+        return path
+
+@dataclass
+class _ResumePoint:
+    "What `load` found, for a `fit` with `start_epoch`"
+    saved:dict # As in the file
+    loaded:list # Names of the methods that have their state already
 
 @_replace
 def _load(self, file, device=None, **kwargs):
     if self.opt is None: self.create_opt()
     with _methods_in_opt(self) as opt: _own['load'](self, file, device=device, **kwargs)
-    for m in opt.methods:
-        if m.name in getattr(opt, 'states', {}): m.load_state_dict(opt.states[m.name])
+    methods = _methods(self.cbs)
+    if opt.saved is None: return self
+    if methods:
+        check_head(opt.saved, self.dls)
+        for m in methods:
+            if m.name in opt.saved['methods']: m.load_state_dict(opt.saved['methods'][m.name])
+    if not hasattr(self, 'fit_exit'): self.resume_point = _ResumePoint(opt.saved, [m.name for m in methods])
     return self
 
 @_replace

@@ -6,14 +6,17 @@
 __all__ = ['METRICS', 'INDEXES', 'prediction_layer', 'embed', 'rows_at_once', 'neighbor_chunks', 'nearest', 'vote_shares',
            'knn_vote']
 
-# %% ../nbs/09_neighbors.ipynb #806f215b
+# %% ../nbs/09_neighbors.ipynb #999e0cc1
 import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from fastai.imports import progress_bar
-from .aside import forward_aside, inputs_and_targets, model_mode, run_in_order
+from fastai.torch_core import get_model
+from .aside import forward_aside, inputs_and_targets, model_mode, run_in_order, uncompiled
 from .core import class_ids, sample_losses, unmixed
+from .distributed import copy_from_first, put_together
+from .ids import is_divided
 
 # %% ../nbs/09_neighbors.ipynb #d5265622
 def prediction_layer(
@@ -33,7 +36,7 @@ def prediction_layer(
     same = [m for m,out in alike if torch.equal(out, pred)]
     return same[0] if same else alike[0][0]
 
-# %% ../nbs/09_neighbors.ipynb #324bf979
+# %% ../nbs/09_neighbors.ipynb #e150b18f
 class _Tap:
     "What goes into, or comes out of, a layer in the last forward pass"
     def __init__(self, layer, of_input):
@@ -67,7 +70,7 @@ def embed(
     with_loss:bool=False, # Labels and losses too?
 ): # (N, F) float32 on the CPU, row = sample id; with `with_loss` also class ids (N,), -1 = not read, and losses (N,)
     "What the model sees in each sample, in the order of the data set, without augmentation; training does not notice"
-    dl,model,dls,tap = learn.dls.train if dl is None else dl,learn.model,learn.dls,None
+    dl,model,dls,tap = learn.dls.train if dl is None else dl,get_model(learn.model),learn.dls,None
     n,loss_func = len(dl.dataset),unmixed(learn.loss_func)[0]
     features,labels,losses = None,torch.full((n,), -1),torch.full((n,), math.nan)
     def note(ids, b):
@@ -79,11 +82,13 @@ def embed(
         if features is None: features = torch.full((n, rows.shape[1]), math.nan)
         features[ids] = rows.cpu()
         if with_loss: labels[ids],losses[ids] = class_ids(yb[0]).cpu(),sample_losses(loss_func, pred, *yb).float().cpu()
+    if is_divided(dl): copy_from_first(model.buffers())
     try:
-        with torch.no_grad(), model_mode(model, False): run_in_order(dl, note, next(model.parameters()).device, lambda dl: _bar(learn, dl))
+        with torch.no_grad(), model_mode(model, False), uncompiled(model): run_in_order(dl, note, next(model.parameters()).device, lambda dl: _bar(learn, dl))
     finally:
         if tap is not None: tap.handle.remove()
     if features is None: raise ValueError('There is nothing to embed: the data set is empty, or none of its samples can be read.')
+    if is_divided(dl): features,labels,losses = map(put_together, (features, labels, losses))
     return (features, labels, losses) if with_loss else features
 
 # %% ../nbs/09_neighbors.ipynb #810250db

@@ -235,6 +235,6 @@ def test_other_data_set(learner):
     with pytest.raises(ValueError, match='96 samples, but the training set now has 48'): learn.fit(1)
     other = learner(ALSOCallback(), dls=blob_dls(n=48))
     other.fit(1)
-    with pytest.raises(ValueError, match='those of 96 samples'): other.load('m')
+    with pytest.raises(ValueError, match='state of 96 training samples'): other.load('m')
 
 def test_registered(): assert isinstance(METHODS['also'].make()['cbs'], ALSOCallback)

@@ -366,9 +366,9 @@ def test_errors_before_the_first_batch(learner):
     with pytest.raises(ValueError, match='added twice'): learn.fit(1, cbs=Weigh(torch.ones_like))
     learn.fit(1)
 
-def test_several_processes_are_refused(learner, monkeypatch):
+def test_several_processes_that_train_alone_are_refused(learner, monkeypatch):
     learn = learner(Weigh(torch.ones_like))
-    with monkeypatch.context() as m, pytest.raises(NotImplementedError, match=r"\['weigh'\].*one process"):
+    with monkeypatch.context() as m, pytest.raises(ValueError, match=r"2 processes have been started, but this one trains alone.*distrib_ctx"):
         m.setenv('WORLD_SIZE', '2')
         learn.fit(1)
     learn.fit(1)

@@ -123,6 +123,9 @@ def test_distributed_loader(rank, monkeypatch):
     from fastai.distributed import DistributedDL
     monkeypatch.setattr(DistributedDL, '_broadcast', lambda self, t, rank: list(t)) # one process plays both ranks
     dl = DistributedDL(TfmdDL(Numbered(51), bs=8, num_workers=0), rank=rank, world_size=2)
+    t = tagged(dl)
+    again = [i for _ in t for i,twice in zip(t.sample_ids.tolist(), t.again.tolist()) if twice]
+    assert again == ([] if rank == 0 else [0])
     ids = sum(seen(dl), [])
     assert sorted(ids) == sorted(([*range(26)] if rank == 0 else [*range(26, 51), 0])*2) # 51 are padded to 52
 
@@ -146,6 +149,30 @@ def test_tsai(kwargs):
     t = tagged(dls.train)
     for x,_ in t: assert t.sample_ids.tolist() == x[:,0,0].long().tolist() and t.sample_ids.dtype == torch.int64
 
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_again_survives_workers_and_skipped_items(num_workers, monkeypatch):
+    from fastai.distributed import DistributedDL
+    monkeypatch.setattr(DistributedDL, '_broadcast', lambda self, t, rank: list(t))
+    t = tagged(DistributedDL(TfmdDL(Numbered(51, skip=[30]), bs=8, num_workers=num_workers), rank=1, world_size=2))
+    got = [(i, twice) for x,_ in t for i,twice,value in zip(t.sample_ids.tolist(), t.again.tolist(), x[:,0].tolist()) if i == value]
+    assert sorted(got) == [(0, True)] + [(i, False) for i in range(26, 51) if i != 30]
+
+@pytest.mark.parametrize('sort', [False, True])
+def test_tsai_in_several_processes(sort, monkeypatch):
+    from fastai.distributed import DistributedDL
+    from tsai.data.core import get_ts_dls
+    monkeypatch.setattr(DistributedDL, '_broadcast', lambda self, t, rank: [int(o) for o in t])
+    x = np.arange(60, dtype=np.float32)[:,None,None].repeat(5, 2)
+    dls = get_ts_dls(x, y=np.arange(60) % 2, splits=(list(range(41)), list(range(41, 60))), bs=7, sort=sort, drop_last=False)
+    t = tagged(DistributedDL(dls.train, rank=1, world_size=2))
+    n = 0
+    for x,_ in t:
+        assert t.sample_ids.tolist() == x[:,0,0].long().tolist()
+        n += t.again.sum().item()
+    assert n == 1
+    sliced = get_ts_dls(x.numpy(), y=np.arange(len(x)) % 2, splits=(list(range(len(x)-2)), [len(x)-1]), bs=4, shuffle_train=False)
+    with pytest.raises(TypeError, match='divided among processes: use shuffle=True'): tagged(DistributedDL(sliced.train, rank=1, world_size=2))
+
 KEEP = np.arange(50) % 3 > 0 # 33 samples
 
 @pytest.mark.parametrize('num_workers', [0, 2])
@@ -153,17 +180,17 @@ KEEP = np.arange(50) % 3 > 0 # 33 samples
 @pytest.mark.parametrize('shuffle', [False, True])
 @pytest.mark.parametrize('kind', [DataLoader, TfmdDL, TorchDataLoader])
 def test_samples_left_out(kind, shuffle, drop_last, num_workers):
-    dl = kind(Numbered(), 8, shuffle=shuffle, drop_last=drop_last, num_workers=num_workers)
+    dl = kind(Numbered(), 9, shuffle=shuffle, drop_last=drop_last, num_workers=num_workers)
     t = tagged(dl, KEEP)
     batches = []
     for x,_ in t:
         assert t.sample_ids.tolist() == x[:,0].tolist()
         batches.append(x[:,0].tolist())
-    assert [len(b) for b in batches] == [8]*4 + ([] if drop_last else [1]) and len(batches) == len(t)
+    assert [len(b) for b in batches] == [9]*3 + ([] if drop_last else [6]) and len(batches) == len(t)
     ids = sum(batches, [])
     assert len(set(ids)) == len(ids) and KEEP[ids].all()
     assert (ids == sorted(ids)) is not shuffle
-    assert sum(len(x) for x,_ in dl) >= 48 and len(dl) == (6 if drop_last else 7) # the loader itself has them all
+    assert sum(len(x) for x,_ in dl) >= 45 and len(dl) == (5 if drop_last else 6) # the loader itself has them all
 
 @pytest.mark.parametrize('kind', [DataLoader, TfmdDL])
 def test_the_others_keep_their_order(kind):
@@ -179,7 +206,15 @@ def test_left_out_samples_are_not_read():
         def __getitem__(self, i):
             assert KEEP[i]
             return super().__getitem__(i)
-    for kind in (DataLoader, TorchDataLoader): assert sum(len(x) for x,_ in tagged(kind(Precious(), 8, shuffle=True), KEEP)) == 33
+    for kind in (DataLoader, TorchDataLoader): assert sum(len(x) for x,_ in tagged(kind(Precious(), 9, shuffle=True), KEEP)) == 33
+
+@pytest.mark.parametrize('kind', [DataLoader, TorchDataLoader])
+def test_no_batch_of_one_is_made(kind):
+    "33 samples: the one that would be alone stays out, unless all are alone"
+    for bs,sizes in ((8, [8]*4), (9, [9, 9, 9, 6]), (1, [1]*33)):
+        t = tagged(kind(Numbered(), bs, shuffle=True), KEEP)
+        assert [len(x) for x,_ in t] == sizes and len(t) == len(sizes)
+    assert [len(x) for x,_ in tagged(kind(Numbered(), 8), np.arange(50) == 7)] == [1]
 
 def test_left_out_with_a_batch_sampler():
     dl = TorchDataLoader(Numbered(), batch_sampler=[[0, 3], [1, 2, 3], [4, 6, 8]])

@@ -521,9 +521,10 @@ def test_state_is_plain(learner, tmp_path):
     learn = learner(oracle(soft=True), dls=noisy_dls())
     learn.fit(2)
     learn.save('m')
-    sd = torch.load(tmp_path/'models/m.pth', weights_only=False)['opt']['fastnoisy']['knn']
-    assert set(sd) == {'n_epochs', 'changes', 'given', 'labels', 'suggested', 'share', 'own_share', 'soft_labels'}
-    assert all(isinstance(v, (int, torch.Tensor)) for v in sd.values()) and sd['changes'].shape == (len(learn.knn.history), 4)
+    sd = torch.load(tmp_path/'models/m.pth', weights_only=False)['opt']['fastnoisy']['methods']['knn']
+    assert set(sd) == {'n_epochs', 'action', 'changes', 'given', 'labels', 'suggested', 'share', 'own_share', 'names', 'soft_labels'}
+    assert sd['action'] == 'correct' and sd['names'] == ['0', '1', '2']
+    assert all(isinstance(v, (int, torch.Tensor)) for k,v in sd.items() if k not in ('action', 'names')) and sd['changes'].shape == (len(learn.knn.history), 4)
 
 @pytest.mark.parametrize('epochs_before', [0, 2])
 def test_lr_find_leaves_no_trace(learner, epochs_before):

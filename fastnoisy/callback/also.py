@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['SIGNS', 'MODES', 'also_update', 'ALSOWeights', 'ALSOCallback']
 
-# %% ../../nbs/11_callback.also.ipynb #78720af2
+# %% ../../nbs/11_callback.also.ipynb #057b4b5c
 import math
 from numbers import Real
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from ..aside import batch_size
+from ..aside import batch_size, state_device
 from ..core import MethodCallback, register_method
+from ..distributed import n_processes
 from ..optimizer import OptimisticSteps, check_adam
 
 # %% ../../nbs/11_callback.also.ipynb #3c8b6533
@@ -34,7 +35,13 @@ def also_update(
     log_pi = (pi.log() + decay*lr*log_prior + SIGNS[objective]*lr*f) / (1 + decay*lr)
     return log_pi.softmax(0)
 
-# %% ../../nbs/11_callback.also.ipynb #a185e4bc
+# %% ../../nbs/11_callback.also.ipynb #884bfe51
+def _finite(losses):
+    "A loss that is NaN or infinite says nothing: the mean of the others takes its place"
+    known = losses.isfinite()
+    mean = torch.where(known, losses, 0.).sum() / known.sum().clamp(min=1)
+    return torch.where(known, losses, mean)
+
 class ALSOWeights:
     "The weights of N samples, held as `u` = log(pi/prior) + constant; a step costs the size of the batch, not N"
     refresh = .02 # decay after which the sum is added up anew
@@ -50,6 +57,11 @@ class ALSOWeights:
         self.relative = None if prior is None else (prior*n).to(device, torch.float32) # prior over uniform
         self.decay,self.since,self.last = 0.,0.,None # last: ids and losses of the last step
         self._add_up()
+
+    def to(self, device):
+        "Move to `device`"
+        for o in ('u', 'at', 'sums', 'relative'): setattr(self, o, None if getattr(self, o) is None else getattr(self, o).to(device))
+        self.last = None if self.last is None else tuple(o.to(device) for o in self.last)
 
     def _now(self, ids):
         "u of some samples, decayed to now"
@@ -77,7 +89,7 @@ class ALSOWeights:
         temperature:float, # tau
     ):
         "One step of `also_update`"
-        self.last = ids,losses.detach().to(self.u).as_subclass(Tensor)
+        self.last = ids,_finite(losses.detach().to(self.u).as_subclass(Tensor))
         self._move(*self.last, lr, temperature)
 
     def weights_ahead(self,
@@ -130,7 +142,7 @@ class ALSOWeights:
         self.decay,self.since = sd['decay'],sd['since']
         self.last = None if sd['last'] is None else tuple(o.to(self.u.device) for o in sd['last'])
 
-# %% ../../nbs/11_callback.also.ipynb #31007d48
+# %% ../../nbs/11_callback.also.ipynb #e5de03ab
 MODES = 'weights','descent-ascent','optimistic'
 
 class ALSOCallback(MethodCallback):
@@ -154,16 +166,17 @@ class ALSOCallback(MethodCallback):
     def begin_fit(self):
         if self.mode != 'weights': check_adam(self.opt, self.mode)
         if self.mode == 'optimistic': self._step_optimistically()
-        n,device = len(self.dls.train.dataset),next(self.model.parameters()).device
+        n,device = len(self.dls.train.dataset),state_device(self.model)
         if self.groups is not None: self.groups = _checked('groups', torch.as_tensor(self.groups), n).to(device)
         n = n if self.groups is None else int(self.groups.max()) + 1
         if self.pi is None: self.pi = ALSOWeights(n, SIGNS[self.objective], self._prior(n), device)
         elif self.pi.n != n: raise ValueError(f'ALSO holds the weights of {self.pi.n} samples, but the training set now has {n}: use a new ALSOCallback.')
+        self.pi.to(device)
 
     def before_train(self):
         "Steps such that an epoch counts the same, whatever part of the samples it is made of"
         n_steps,n_all = len(self.learn.dl),len(self.dls.train)
-        bs = batch_size(self.dls.train) or len(self.dls.train.dataset)/n_all
+        bs = (batch_size(self.dls.train) or len(self.dls.train.dataset)/n_all) * n_processes()
         self.step_size,self.scale = math.expm1(1/(self.horizon*n_steps)) / self.temperature, self.pi.n/bs * n_steps/n_all
 
     def _step_optimistically(self):
@@ -179,10 +192,16 @@ class ALSOCallback(MethodCallback):
         return prior/prior.sum()
 
     def batch_weights(self):
-        ids = self.sample_ids if self.groups is None else self.groups[self.sample_ids]
+        ids = self._rows(self.sample_ids)
         weights = self.pi.weights_ahead(ids, self.step_size, self.temperature) if self.mode == 'optimistic' else self.pi.weights(ids)
-        self.pi.step(ids, self.sample_loss*self.scale, self.step_size, self.temperature)
-        return weights
+        ids,losses = self.whole_batch(self.sample_loss)
+        self.pi.step(self._rows(ids), losses*self.scale, self.step_size, self.temperature)
+        return weights.to(self.sample_loss.device)
+
+    def _rows(self, ids):
+        "Which of the weights are those of some samples"
+        ids = ids.to(self.pi.u.device)
+        return ids if self.groups is None else self.groups[ids]
 
     def to_frame(self)->pd.DataFrame:
         "One row per sample: sample_id, weight (averages 1), label_quality in [0, 1] (low = suspicious)"
@@ -192,8 +211,10 @@ class ALSOCallback(MethodCallback):
         quality = weight if self.objective == 'min' else 1/weight
         return pd.DataFrame(dict(sample_id=np.arange(len(weight)), weight=weight, label_quality=quality/quality.max()))
 
-    def state_dict(self): return None if self.pi is None else self.pi.state_dict()
+    def state_dict(self): return None if self.pi is None else dict(self.pi.state_dict(), objective=self.objective)
     def load_state_dict(self, sd):
+        if sd['objective'] != self.objective: raise ValueError(
+            f"objective={self.objective!r}: the saved weights were learnt with objective={sd['objective']!r}. Use that, or start anew.")
         if self.pi is None: self.pi = ALSOWeights(len(sd['u']), SIGNS[self.objective], self._prior(len(sd['u'])))
         self.pi.load_state_dict(sd)
 

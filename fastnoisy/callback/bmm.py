@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['kept_samples', 'evaluation_losses', 'BMMFilterCallback']
 
-# %% ../../nbs/16_callback.bmm.ipynb #4e5bcab0
+# %% ../../nbs/16_callback.bmm.ipynb #168491e4
 import math, warnings
 from functools import partial
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from fastai.torch_core import find_bs
-from ..aside import batch_size, inputs_and_targets, model_mode, run_in_order
-from .dynamics import signals_of_batch
+from fastai.torch_core import get_model
+from ..aside import batch_size, inputs_and_targets, model_mode, run_in_order, state_device
+from .dynamics import note_signals, signals_of_batch
 from ..core import MethodCallback, class_ids, register_method, sample_losses, unmixed
+from ..distributed import copy_from_first, from_first, n_processes, put_together
+from ..ids import is_divided
 from ..mixture import BetaMixture, GaussianMixture
 from ..scores import SCORES, ScoreState, average_precision, precision_recall_f1, roc_auc
 
@@ -37,21 +39,22 @@ def kept_samples(
     if keep.sum() < min_total: keep[np.argsort(suspicion, kind='stable')[:min_total]] = True
     return keep
 
-# %% ../../nbs/16_callback.bmm.ipynb #85dc66e4
+# %% ../../nbs/16_callback.bmm.ipynb #3d9939c4
 def evaluation_losses(
     learn, # A `Learner`
 )->np.ndarray: # (N,), NaN for samples that could not be read
     "The loss of every training sample in eval mode, without augmentation; the training does not notice"
     losses = torch.full((len(learn.dls.train.dataset),), math.nan)
-    loss_func,_ = unmixed(learn.loss_func)
+    loss_func,model = unmixed(learn.loss_func)[0],get_model(learn.model)
     def note(ids, b):
         xb,yb = inputs_and_targets(learn.dls, b)
-        losses[ids] = sample_losses(loss_func, learn.model(*xb), *yb).float().cpu()
-    with torch.no_grad(), model_mode(learn.model, False):
-        run_in_order(learn.dls.train, note, next(learn.model.parameters()).device)
-    return losses.numpy()
+        losses[ids] = sample_losses(loss_func, model(*xb), *yb).float().cpu()
+    divided = is_divided(learn.dls.train)
+    if divided: copy_from_first(model.buffers())
+    with torch.no_grad(), model_mode(model, False): run_in_order(learn.dls.train, note, next(model.parameters()).device)
+    return (put_together(losses) if divided else losses).numpy()
 
-# %% ../../nbs/16_callback.bmm.ipynb #cdc9daf2
+# %% ../../nbs/16_callback.bmm.ipynb #13287124
 _MIXTURES = dict(beta=BetaMixture, moments=partial(BetaMixture, method='moments', max_iter=10), gaussian=GaussianMixture)
 _TRUTH = ('bmm_auc', 'bmm_ap', 'bmm_precision', 'bmm_recall')
 
@@ -88,6 +91,7 @@ class BMMFilterCallback(MethodCallback):
         if self.p_noisy is None: self.p_noisy,self.classes = torch.full((n,), math.nan),torch.full((n,), -1)
         if len(self.p_noisy) != n: raise ValueError(
             f'The probabilities are of {len(self.p_noisy)} training samples, and now there are {n}: use a new BMMFilterCallback for another training set.')
+        self.classes = self.classes.to(next(self.model.parameters()).device)
         if self.signal == 'also' and not hasattr(self.learn, 'also'): raise ValueError(
             "signal='also' needs the weights of ALSO: `cbs=[ALSOCallback(), BMMFilterCallback('also')]`. Without ALSO use signal='running_loss'.")
         if self.signal in SCORES and self.signal != 'loss' and not self._noted_by_dynamics: self._note_scores(n)
@@ -103,6 +107,7 @@ class BMMFilterCallback(MethodCallback):
         if not SCORES[self.signal].cheap: raise ValueError(
             f"signal={self.signal!r} needs gradients of single samples: add `DynamicsCallback({self.signal!r})` beside BMMFilterCallback.")
         if self.scores is None: self.scores = ScoreState(n, self.signal)
+        self.scores.to(state_device(self.model))
 
     def _truth(self, n):
         flipped = getattr(getattr(self.dls, 'noise', None), 'flipped', None)
@@ -120,14 +125,15 @@ class BMMFilterCallback(MethodCallback):
     def batch_weights(self):
         if self._trying: return None
         self._note_classes()
-        if self.scores is not None: self.scores.update(self.sample_ids, **signals_of_batch(self.learn))
-        return None if self.weight is None else self.weight[self.sample_ids.cpu()].to(self.sample_loss)
+        if self.scores is not None: note_signals(self.scores, self, signals_of_batch(self.learn))
+        return None if self.weight is None else self.weight[self.sample_ids].to(self.sample_loss)
 
     def _note_classes(self):
         if self.action == 'report': return
-        try: y = class_ids(self.yb[0]).cpu()
-        except TypeError: y = torch.zeros(find_bs(self.yb), dtype=torch.long) # no classes: the guard is for all together
-        self.classes[self.sample_ids.cpu()] = y
+        try: y = class_ids(self.yb[0])
+        except TypeError: y = torch.zeros_like(self.sample_ids) # no classes: the guard is for all together
+        ids,y = self.whole_batch(y)
+        self.classes[ids] = y
 
     def after_train(self):
         if self._trying: return
@@ -148,6 +154,7 @@ class BMMFilterCallback(MethodCallback):
 
     def _fit(self):
         values,options = self._values()
+        values = from_first(torch.tensor(values)).numpy()
         if values.shape != self.p_noisy.shape: raise ValueError(
             f'signal={self.signal}: gave shape {values.shape}, but there are {len(self.p_noisy)} training samples: give one number for each.')
         known = np.isfinite(values)
@@ -173,11 +180,11 @@ class BMMFilterCallback(MethodCallback):
         self.kept = self.weight = None
         if self.action == 'report' or not self.separates: return
         p = self.p_noisy.numpy()
-        kept = kept_samples(p, self.classes.numpy(), self.threshold, self.min_kept, batch_size(self.dls.train))
+        kept = kept_samples(p, self.classes.cpu().numpy(), self.threshold, self.min_kept, batch_size(self.dls.train)*n_processes())
         if self.action == 'drop': self.kept = kept
         else:
             clean = 1 - np.where(kept, np.minimum(p, self.threshold), p)
-            self.weight = torch.from_numpy(np.nan_to_num(clean/np.nanmean(clean), nan=1.))
+            self.weight = torch.from_numpy(np.nan_to_num(clean/np.nanmean(clean), nan=1.)).float().to(self.classes.device)
 
     def _note_history(self, quality):
         fitted = self.mixture is not None
@@ -221,11 +228,14 @@ class BMMFilterCallback(MethodCallback):
 
     def state_dict(self):
         if self.p_noisy is None or self._trying: return None
-        return dict(p_noisy=self.p_noisy, classes=self.classes, n_epochs=self.n_epochs, rows=self.rows, noise_rate=self.noise_rate,
+        signal = self.signal if isinstance(self.signal, str) else 'a function'
+        return dict(signal=signal, p_noisy=self.p_noisy, classes=self.classes.cpu(), n_epochs=self.n_epochs, rows=self.rows, noise_rate=self.noise_rate,
                     mixture=None if self.mixture is None else self.mixture.state_dict(),
                     scores=None if self.scores is None else self.scores.state_dict())
 
     def load_state_dict(self, sd):
+        if isinstance(self.signal, str) and sd['signal'] != self.signal: raise ValueError(
+            f"signal={self.signal!r}: the saved state is that of signal={sd['signal']!r}. Use that, or start anew.")
         self.p_noisy,self.classes,self.n_epochs,self.rows,self.noise_rate = (sd[o] for o in ('p_noisy', 'classes', 'n_epochs', 'rows', 'noise_rate'))
         if sd['mixture'] is not None:
             self.mixture = _MIXTURES[self.kind]()

@@ -6,7 +6,7 @@
 __all__ = ['PENALTIES', 'copied', 'is_fresh', 'Twin', 'SecondView', 'is_random', 'shifted', 'soft_losses', 'accuracy_of',
            'TwoModelConfidenceCallback']
 
-# %% ../../nbs/14_callback.confidence.ipynb #12f67eae
+# %% ../../nbs/14_callback.confidence.ipynb #2f26c332
 import math, warnings
 from copy import deepcopy
 from functools import partial
@@ -22,13 +22,15 @@ from fastcore.foundation import L
 from fasttransform import Pipeline, Transform, compose_tfms
 from fastai.callback.training import GradientClip
 from fastai.optimizer import Optimizer, OptimWrapper
-from fastai.torch_core import apply, to_device
+from fastai.torch_core import apply, get_model, to_device
 from ..aside import OwnRandom, inputs_and_targets, model_mode, plain_tensors
 from ..confidence import confidence_weights, js_divergence, label_confidence, moving_average, parameter_distance
 from ..core import Labels, MethodCallback, can_unreduce, class_ids, class_logits, register_method, sample_losses, unmixed, weighted_loss
+from ..distributed import average_gradients, copy_from_first, n_processes, process_rank
+from ..ids import undivided
 from ..losses import GCELoss
 
-# %% ../../nbs/14_callback.confidence.ipynb #72d30b96
+# %% ../../nbs/14_callback.confidence.ipynb #3eb93960
 def copied(
     model:nn.Module,
 )->nn.Module:
@@ -62,7 +64,11 @@ class Twin:
 
     def begin(self, learn):
         "Ready for a fit"
+        if _shapes(self.model) != _shapes(learn.model): raise ValueError(
+            "The twin is that of another model: its parameters are not those of the Learner's in name and shape. Use a new TwoModelConfidenceCallback for another model.")
         self.model.to(next(learn.model.parameters()).device)
+        if getattr(getattr(learn, 'distributed_trainer', None), 'sync_bn', False): self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        copy_from_first([*self.model.parameters(), *self.model.buffers()])
         if self.opt is None or is_fresh(learn.opt): self._create_opt(learn)
         self.opt.zero_grad()
 
@@ -76,12 +82,14 @@ class Twin:
 
     def __call__(self, learn):
         "Predictions for the batch of the `Learner`"
-        for own,other in zip(self.model.modules(), learn.model.modules()): own.training = other.training
-        for own,other in zip(self.model.parameters(), learn.model.parameters()): own.requires_grad_(other.requires_grad)
+        model = get_model(learn.model)
+        for own,other in zip(self.model.modules(), model.modules()): own.training = other.training
+        for own,other in zip(self.model.parameters(), model.parameters()): own.requires_grad_(other.requires_grad)
         return self.model(*learn.xb)
 
     def step(self, learn):
-        "One step of the optimizer with the Learner's hyper-parameters, gradient clipping and loss scale"
+        "One step of the optimizer with the Learner's hyper-parameters, gradient clipping and loss scale; the gradient is that of all processes"
+        average_gradients(self.model.parameters())
         for name in learn.opt.hypers[0]: self.opt.set_hyper(name, [h[name] for h in learn.opt.hypers])
         scaler = getattr(learn, 'scaler', None)
         if scaler is not None: scaler.unscale_(self.opt)
@@ -94,7 +102,7 @@ class Twin:
     def load_state_dict(self, sd, learn):
         self.model.load_state_dict(sd['model'])
         self._create_opt(learn)
-        self.opt.load_state_dict(dict(sd['opt']))
+        self.opt.load_state_dict({k: L(v) if k == 'hypers' else v for k,v in sd['opt'].items()})
 
 # %% ../../nbs/14_callback.confidence.ipynb #8cf0d266
 class SecondView(Transform):
@@ -164,7 +172,7 @@ def accuracy_of(
             n_right,n = n_right + (model(*xb).argmax(1) == class_ids(y)).sum().item(),n + len(y)
     return n_right/n
 
-# %% ../../nbs/14_callback.confidence.ipynb #e3511bff
+# %% ../../nbs/14_callback.confidence.ipynb #7f657cce
 PENALTIES = 'euclidean','distillation'
 
 def _check(ok, name, value, remedy):
@@ -244,17 +252,21 @@ class TwoModelConfidenceCallback(MethodCallback):
         self._next_seed()
 
     def _next_seed(self):
-        if self._second is not None: self._second.seed = self.seed + self.n_steps
+        if self._second is not None: self._second.seed = self._view_seed
+
+    @property
+    def _view_seed(self): return self.seed + self.n_steps*n_processes() + process_rank()
 
     def batch_weights(self):
         "Lines 8 and 9 of Algorithm 1"
         self._robust_pred = class_logits(self.twin(self.learn) if self.models == 2 else self.pred)
         self._robust_losses = self.learn.sample.labels.average(lambda *yb: sample_losses(self.robust_loss, self._robust_pred, *yb))
         losses = self._robust_losses.detach().float()
-        self.mu = moving_average(self.mu, losses)
-        confidence = label_confidence(losses, self.mu, self.m, self.slope)
-        self._note(confidence)
-        return confidence_weights(confidence, self.alpha)
+        ids,all_losses = self.whole_batch(losses)
+        self.mu = moving_average(self.mu, all_losses)
+        confidence,batch = (label_confidence(o, self.mu, self.m, self.slope) for o in (losses, all_losses))
+        self._note(ids, batch)
+        return confidence_weights(confidence, self.alpha, batch)
 
     def after_loss(self):
         "The loss of both models, eq. (9): the core has weighed the cross-entropy, the rest is added"
@@ -282,15 +294,15 @@ class TwoModelConfidenceCallback(MethodCallback):
             'MixUp and CutMix blend the samples of a batch, and the second view cannot be blended in the same way: use jsd=0, or leave them out.')
         xb = self._other_view()
         if xb is None: return 0.
-        return js_divergence(class_logits(self.pred), class_logits(self.model(*xb))).mean()
+        return js_divergence(class_logits(self.pred), class_logits(get_model(self.model)(*xb))).mean()
 
     def _other_view(self):
         "Inputs of the second view, or None"
         if self._second is not None:
             return inputs_and_targets(self.dls, plain_tensors(self.learn._set_device(self._second.batch)))[0]
         if self.view is not None:
-            with OwnRandom(self.seed + self.n_steps): return tuplify(self.view(*self.xb))
-        if len(self.xb) == 1 and self.x.dim() == 4 and self.x.is_floating_point(): return (shifted(self.x, self.seed + self.n_steps),)
+            with OwnRandom(self._view_seed): return tuplify(self.view(*self.xb))
+        if len(self.xb) == 1 and self.x.dim() == 4 and self.x.is_floating_point(): return (shifted(self.x, self._view_seed),)
         if not self._told: warnings.warn('TwoModelConfidenceCallback trains without a second view: the batch transforms are not random and the inputs are '
                                          'no images. Give a function of the inputs as `view`, or jsd=0.')
         self._told = True
@@ -307,16 +319,16 @@ class TwoModelConfidenceCallback(MethodCallback):
         self.n_steps += 1
         self._next_seed()
 
-    def _note(self, confidence):
+    def _note(self, ids, confidence):
         if self._trying: return
-        ids = self.sample_ids
         self._confidence[ids] = confidence
         if not self.track: return
         y = class_ids(self.yb[0])
-        for row,pred in zip(self._right, (self.pred, self._robust_pred)): row[ids] = (pred.argmax(1) == y).to(row)
+        for row,pred in zip(self._right, (self.pred, self._robust_pred)): row[ids] = self.whole_batch((pred.argmax(1) == y).to(row))[1]
 
     def after_train(self):
         if self._trying: return
+        if self.models == 2: copy_from_first(self.twin.model.buffers())
         self.epochs.append(self._confidence.cpu())
         if self.track: self.rows.append(self._accuracies())
 
@@ -324,14 +336,14 @@ class TwoModelConfidenceCallback(MethodCallback):
         "Accuracies of both models: test, and train under the given labels, in two parts where it is known which are wrong"
         flipped = getattr(getattr(self.dls, 'noise', None), 'flipped', None)
         parts = dict(train=slice(None)) if flipped is None else dict(clean_train=~torch.as_tensor(flipped), noisy_train=torch.as_tensor(flipped))
-        models = dict(model=self.model, robust=self.robust_model) if self.models == 2 else dict(model=self.model)
+        models = dict(model=get_model(self.model), robust=self.robust_model) if self.models == 2 else dict(model=get_model(self.model))
         row = {}
         for (name,model),right in zip(models.items(), self._right.cpu()):
             row[f'{name}_test'] = accuracy_of(model, self._test_dl())
             for part,which in parts.items(): row[f'{name}_{part}'] = right[which].nanmean().item()
         return row
 
-    def _test_dl(self): return self.dls.loaders[min(2, len(self.dls.loaders)-1)]
+    def _test_dl(self): return undivided(self.dls.loaders[min(2, len(self.dls.loaders)-1)])
 
     def validate_robust(self,
         ds_idx:int=1, # Which loader of `dls`
@@ -372,6 +384,8 @@ class TwoModelConfidenceCallback(MethodCallback):
         return dict(twin=None if self.twin is None else self.twin.state_dict(), mu=self.mu.cpu(), n_steps=self.n_steps, epochs=self.epochs, rows=self.rows)
 
     def load_state_dict(self, sd):
+        if (sd['twin'] is None) == (self.models == 2): raise ValueError(
+            f"models={self.models}: the saved state has {'no' if sd['twin'] is None else 'a'} twin. Use models={3 - self.models}, as when it was saved.")
         if sd['twin'] is not None:
             if self.twin is None: self.twin = Twin(self.learn, self._given)
             self.twin.load_state_dict(sd['twin'], self.learn)

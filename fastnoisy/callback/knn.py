@@ -6,7 +6,7 @@
 __all__ = ['SUSPICIONS', 'plurality', 'corrections', 'kept_only', 'limited', 'suspicion_of_bmm', 'suspicion_of_also',
            'suspicion_of_losses', 'KNNCorrectionCallback']
 
-# %% ../../nbs/13_callback.knn.ipynb #a11d723f
+# %% ../../nbs/13_callback.knn.ipynb #3a61d427
 import math, warnings
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .also import ALSOCallback
+from ..checkpoint import class_names
 from ..core import MethodCallback, class_ids, register_method
 from ..mixture import BetaMixture
 from ..neighbors import INDEXES, METRICS, embed, knn_vote
@@ -90,7 +91,7 @@ def suspicion_of_losses(learn, losses):
 
 SUSPICIONS = dict(bmm=suspicion_of_bmm, also=suspicion_of_also, loss=suspicion_of_losses)
 
-# %% ../../nbs/13_callback.knn.ipynb #7713b3b3
+# %% ../../nbs/13_callback.knn.ipynb #76556233
 _TRUTH = 'repaired','broken','label_accuracy'
 
 class KNNCorrectionCallback(MethodCallback):
@@ -132,6 +133,8 @@ class KNNCorrectionCallback(MethodCallback):
         if self.k >= n: raise ValueError(f'k={self.k}: each of the {n} training samples has {n-1} others. Give a smaller k, some tens at most.')
         if self.labels is not None and len(self.labels) != n: raise ValueError(
             f'The labels are of {len(self.labels)} training samples, and now there are {n}: use a new KNNCorrectionCallback for another training set.')
+        if self.labels is not None and class_names(self.dls) != self.names: raise ValueError(
+            f'The labels are of the classes {self.names}, and now they are {class_names(self.dls)}: use a new KNNCorrectionCallback for another training set.')
         if self.suspicion in ('bmm', 'also') and not hasattr(self.learn, self.suspicion): raise ValueError(
             f"suspicion={self.suspicion!r}: the Learner has no such callback. Add it to `cbs`, or use 'auto'.")
         self.recorded = ('changed',) + (_TRUTH if self._true() is not None else ())
@@ -159,7 +162,11 @@ class KNNCorrectionCallback(MethodCallback):
     def _look(self):
         features,given,losses = embed(self.learn, layer=self.layer, with_loss=True)
         read,n_classes = given >= 0,int(given.max()) + 1
-        if self.labels is None: self.given,self.labels = given,given.clone()
+        if not losses[read].isfinite().all(): raise ValueError(
+            'The loss of a training sample is NaN or infinite, so its neighbours cannot be found. The model has probably diverged: lower the learning rate, or clip gradients.')
+        if self.labels is None: self.given,self.labels,self.names = given,given.clone(),class_names(self.dls)
+        if (given != self.given)[read & (self.given >= 0)].any(): raise ValueError(
+            'The given labels are not those of the last look: use a new KNNCorrectionCallback for another training set.')
         small = (given[read].bincount(minlength=n_classes) < self.k).nonzero()[:,0]
         self._warn_once('small', small, f'have fewer than k={self.k} samples, so others fill their neighbourhoods. A smaller k is fairer to them')
         suspicion,trust = self._suspicion(losses)
@@ -269,19 +276,21 @@ class KNNCorrectionCallback(MethodCallback):
             rows.append(row)
         return pd.DataFrame(rows).rename_axis('label')
 
-    _kept = 'given','labels','suggested','share','own_share'
+    _kept = 'given','labels','suggested','share','own_share','names'
     def state_dict(self):
         if self._trying: return None
-        if self.labels is None: return dict(n_epochs=self.n_epochs)
+        if self.labels is None: return dict(n_epochs=self.n_epochs, action=self.action)
         soft = dict(soft_labels=self.soft_labels) if self.soft else {}
-        return dict(n_epochs=self.n_epochs, changes=torch.cat(self.changes), **{o: getattr(self, o) for o in self._kept}, **soft)
+        return dict(n_epochs=self.n_epochs, action=self.action, changes=torch.cat(self.changes), **{o: getattr(self, o) for o in self._kept}, **soft)
 
     def load_state_dict(self, sd):
+        if sd['action'] != self.action: raise ValueError(
+            f"action={self.action!r}: the saved labels are those of action={sd['action']!r}. Use that, or start anew.")
         self.n_epochs,self.labels,self.changes = sd['n_epochs'],None,[]
         if 'labels' not in sd: return
         if self.soft and 'soft_labels' not in sd: raise ValueError('soft=True: the saved labels are hard. Use soft=False, as when they were saved.')
         self.changes = [sd['changes']]
-        for o in sd.keys() - {'n_epochs', 'changes'}: setattr(self, o, sd[o])
+        for o in sd.keys() - {'n_epochs', 'action', 'changes'}: setattr(self, o, sd[o])
 
 register_method('also+knn', lambda **options: dict(cbs=[ALSOCallback(), KNNCorrectionCallback(**options)]),
                 'ALSO, and what it suspects gets the label on which the neighbours agree',

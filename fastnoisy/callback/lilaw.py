@@ -6,7 +6,7 @@
 __all__ = ['TERMS', 'difficulty', 'terms_at', 'lilaw_terms', 'lilaw_gradient', 'in_order', 'LiLAWState', 'plot_weights',
            'plot_path', 'LiLAWCallback']
 
-# %% ../../nbs/10_callback.lilaw.ipynb #b24dd7b4
+# %% ../../nbs/10_callback.lilaw.ipynb #bd5aec3c
 from numbers import Real
 import matplotlib.pyplot as plt
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from fastai.torch_core import to_float
 from ..aside import RandomBatches, batch_size, forward_aside, inputs_and_targets, same_autocast
 from ..core import MethodCallback, class_ids, class_logits, register_method, sample_losses, unmixed
+from ..distributed import mean_across
 
 # %% ../../nbs/10_callback.lilaw.ipynb #f2e7a953
 TERMS = 'alpha', 'beta', 'delta'
@@ -61,7 +62,7 @@ def lilaw_gradient(
     d_delta = -w_delta * (delta*s_y - s_max) * s_y
     return (losses * torch.stack([d_alpha, d_beta, d_delta])).mean(1)
 
-# %% ../../nbs/10_callback.lilaw.ipynb #713dedd6
+# %% ../../nbs/10_callback.lilaw.ipynb #063891f9
 def in_order(
     params:Tensor, # alpha, beta, delta, (3,)
 )->Tensor: # (3,)
@@ -95,7 +96,7 @@ class LiLAWState:
 
     def step(self, s_y, s_max, losses):
         "One step of gradient descent with weight decay, lines 17 to 19 of Algorithm 1. Values that are not finite are not taken."
-        grad = lilaw_gradient(s_y, s_max, losses, *self.params.unbind())
+        grad = mean_across(lilaw_gradient(s_y, s_max, losses, *self.params.unbind()))
         new = in_order(self.params - self.lr * self.used * (grad + self.wd*self.params))
         finite = new.isfinite().all()
         self.finite = self.finite & finite
@@ -153,7 +154,7 @@ def plot_path(
     ax.legend()
     return fig
 
-# %% ../../nbs/10_callback.lilaw.ipynb #1bc44635
+# %% ../../nbs/10_callback.lilaw.ipynb #a6fb1a4e
 def _require(ok, name, value, remedy):
     if not ok: raise ValueError(f'{name}={value}: {remedy}.')
 
@@ -171,7 +172,7 @@ class LiLAWCallback(MethodCallback):
         detach:bool=False, # True: weights are constants for the model's gradient. False: the gradient flows through them (Algorithm 1)
         meta_dl=None, # Labelled loader for the three numbers; default `dls.valid`
         meta_every:int=1, # Optimizer steps per step of the three numbers, >= 1
-        meta_bs:int=None, # Batch size for it, >= 1; default that of the training loader
+        meta_bs:int=None, # Batch size for it in each process, >= 1; default that of the training loader
         meta_mode:str='eval', # Mode of the model for it: 'eval', or 'train' (batch statistics and dropout, not kept)
         seed:int=42, # Of the random validation batches
     ):

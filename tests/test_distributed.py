@@ -1,0 +1,103 @@
+"Several processes are one: what each of them knows, and what one process knows that has all their batches. See several.py."
+import os, subprocess, sys, time
+from pathlib import Path
+import numpy as np, pytest, torch
+import several
+from fastnoisy.all import METHODS
+from fastnoisy.core import MethodCallback
+from fastnoisy.distributed import (WholeBatch, average_gradients, copy_from_first, from_every, from_first, mean_across, n_processes, own_part,
+                                   process_rank, put_together, sum_across)
+from conftest import blob_learner
+
+ALL = [*METHODS, *several.MORE]
+
+def launched(n, out, *methods):
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(several.__file__).parents[1])}
+    return subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(n), several.__file__, str(out), *methods],
+                          capture_output=True, text=True, env=env, timeout=300)
+
+@pytest.fixture(scope='module')
+def two(tmp_path_factory):
+    out = tmp_path_factory.mktemp('two')
+    res = launched(2, out)
+    assert res.returncode == 0, res.stderr[-4000:]
+    return [torch.load(out/f'{i}.pth') for i in range(2)]
+
+def known(t): return torch.nan_to_num(t.double(), nan=-9.)
+
+def compare(parts, method, world):
+    with several.as_divided(world): _,alone = several.train(method, world)
+    assert len(alone) == several.EPOCHS
+    for epoch,row in enumerate(alone):
+        for name,value in row.items():
+            each = [known(o[method][epoch][name]) for o in parts]
+            assert all(torch.equal(each[0], o) for o in each), f'epoch {epoch}: the processes do not agree on {name}'
+            assert torch.allclose(each[0], known(value), rtol=1e-4, atol=1e-4), f'epoch {epoch}: {name} is not that of one process'
+
+@pytest.mark.slow
+@pytest.mark.parametrize('method', ALL)
+def test_two_processes_are_one(two, method): compare(two, method, 2)
+
+@pytest.mark.slow
+def test_filter_and_correction_have_acted(two):
+    "or the comparison says nothing"
+    assert [o['mixture'][2].item() for o in two[0]['drop']] == [120]*3
+    assert two[0]['weight'][-1]['mixture'][1] == 1
+    assert two[0]['loss'][-1]['bmm'][:,1].isfinite().all()
+    assert two[0]['lilaw'][-1]['numbers'].tolist() != [10, 2, 6]
+    assert two[0]['also+knn'][-1]['knn'][:,7].sum() > 0 # is_corrected
+
+@pytest.mark.slow
+def test_every_sample_counts_once(two):
+    assert all((o['odd']['seen'] == 2).all() and len(o['odd']['seen']) == 157 for o in two)
+
+@pytest.mark.slow
+def test_with_batchnorm_the_processes_agree(two):
+    one,other = (o['norm'] for o in two)
+    for a,b in zip(one, other):
+        for name in a: assert torch.equal(known(a[name]), known(b[name])), name
+    assert set(one[0]) == {'model', 'confidence', 'bmm', 'knn', 'mixture', 'twin'} and one[-1]['buffers'].abs().sum() > 16
+
+@pytest.mark.slow
+def test_report_is_complete_in_every_process(two):
+    one,other = (o['odd']['report'] for o in two)
+    assert one == other and one.count('\n') == 158
+
+@pytest.mark.slow
+def test_errors_come_in_every_process(two):
+    for part in two:
+        sizes,alone,lr_find = part['refused']
+        assert 'The processes do not train the same' in sizes and "(60, ['also', 'dynamics']), (61, ['also', 'dynamics'])" in sizes
+        assert '2 processes have been started, but this one trains alone' in alone
+        assert '`lr_find` cannot be used in several processes' in lr_find
+
+@pytest.mark.slow
+def test_four_processes_and_one_that_is_killed(tmp_path):
+    methods = 'lilaw', 'also+bmm', 'confidence'
+    start = time.time()
+    res = launched(4, tmp_path, *methods)
+    assert res.returncode != 0 and time.time() - start < 120
+    assert 'SIGKILL' in res.stderr and 'several.py FAILED' in res.stderr
+    parts = [torch.load(tmp_path/f'{i}.pth') for i in range(4)]
+    for method in methods: compare(parts, method, 4)
+
+# one process
+
+def test_one_process_is_left_alone():
+    t = torch.arange(4.)
+    assert n_processes() == 1 and process_rank() == 0 and own_part(3) == range(3)
+    assert all(f(t) is t for f in (sum_across, mean_across, from_first, put_together)) and from_every(t)[0] is t
+    model = torch.nn.Linear(1, 1)
+    copy_from_first(model.parameters())
+    average_gradients(model.parameters())
+    ids = torch.tensor([3, 1])
+    batch = WholeBatch(ids)
+    assert batch.ids is ids and torch.equal(batch.gather(t), t)
+
+def test_whole_batch_of_one_process():
+    class Sees(MethodCallback):
+        name = 'sees'
+        def batch_weights(self):
+            ids,losses = self.whole_batch(self.sample_loss)
+            assert ids is self.learn.sample_ids and torch.equal(losses, self.sample_loss) and not losses.requires_grad
+    blob_learner(Sees()).fit(1)

@@ -1,0 +1,171 @@
+"Half precision, channels last, compiled models, and no waiting for the device: every method of the registry."
+from contextlib import contextmanager
+import numpy as np, pytest, torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from fastai.basics import CrossEntropyLossFlat, Callback, L, Learner
+from fastai.callback.channelslast import ChannelsLast
+from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.progress import ProgressCallback
+from fastnoisy.all import *
+from test_faults import linear, make, make_dls, methods_of
+from conftest import weights_of
+
+pytestmark = pytest.mark.filterwarnings('ignore:KNNCorrection', 'ignore:BMMFilter', 'ignore:TwoModelConfidence')
+
+@pytest.fixture(params=list(METHODS))
+def method(request): return request.param
+
+class OnCPU(MixedPrecision):
+    "fastai's mixed precision, which knows CUDA only, on the CPU"
+    def __init__(self, dtype, scale=2.**10): self.dtype,self.scale,self.skips = dtype,scale,0
+    def before_fit(self):
+        self.autocast,self.scales = torch.autocast('cpu', dtype=self.dtype),L()
+        self.learn.scaler = torch.amp.GradScaler('cpu', init_scale=self.scale, growth_interval=1000, enabled=self.dtype == torch.float16)
+    def after_cancel_step(self): self.skips += 1
+    after_step = MixedPrecision.after_step
+
+class SeesForward(nn.Identity):
+    "Notes the type of what comes by"
+    def __init__(self):
+        super().__init__()
+        self.types = set()
+    def forward(self, x):
+        self.types.add(x.dtype)
+        return x
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision(method, dtype):
+    model = linear()
+    model[1] = sees = SeesForward()
+    learn = make(method, model=model, cbs=[OnCPU(dtype)])
+    learn.dls.loaders[1] = learn.dls.loaders[0].new(shuffle=False) # so that validation, which fastai runs in the same autocast, and the asides can be told apart
+    learn.fit(2, 1e-2)
+    assert weights_of(learn.model).isfinite().all() and all(p.dtype == torch.float32 for p in learn.model.parameters())
+    for cb in learn.cbs:
+        if hasattr(cb, 'to_frame'): assert np.isfinite(cb.to_frame().select_dtypes('number').values).all()
+    assert not torch.is_autocast_enabled('cpu')
+    if method == 'lilaw': assert sees.types == {dtype} # the meta-step too
+
+def test_a_skipped_step_is_no_step(method):
+    "The first gradients overflow: neither model nor twin nor LiLAW's numbers move"
+    learn = make(method, cbs=[OnCPU(torch.float16, 2.**100)])
+    class Steps(Callback):
+        "What each step has moved"
+        order = MixedPrecision.order + 50
+        def moving(self):
+            parts = [weights_of(self.model)]
+            if hasattr(self.learn, 'confidence') and self.learn.confidence.twin is not None: parts.append(weights_of(self.learn.confidence.robust_model))
+            if hasattr(self.learn, 'lilaw'): parts.append(self.learn.lilaw.state.params)
+            return torch.cat(parts).clone()
+        def before_batch(self): self.was,self.skipped = self.moving(),False
+        def after_cancel_step(self): self.skipped = True
+        def after_batch(self):
+            if self.training and self.skipped: assert torch.equal(self.was, self.moving())
+    learn.fit(2, 1e-2, cbs=Steps())
+    assert learn.on_cpu.skips > 1
+    if hasattr(learn, 'lilaw'): assert learn.lilaw.state.n == 8 - learn.on_cpu.skips
+    assert weights_of(learn.model).isfinite().all()
+
+def test_autocast_is_closed_after_an_error(method):
+    learn = make(method, cbs=[OnCPU(torch.bfloat16)])
+    def fail(*args): raise RuntimeError('in the loss')
+    loss_func,learn.loss_func = learn.loss_func,fail
+    fail.reduction = 'mean'
+    with pytest.raises(RuntimeError, match='in the loss'): learn.fit(1)
+    assert not torch.is_autocast_enabled('cpu') and torch.autocast_decrement_nesting() == torch.autocast_increment_nesting() - 1 == -1
+    learn.loss_func = loss_func
+    learn.fit(1)
+
+def test_state_of_a_device_without_64_bit_numbers():
+    from types import SimpleNamespace
+    from fastnoisy.aside import state_device
+    def on(device): return SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device(device))]))
+    assert [state_device(on(o)).type for o in ('cpu', 'cuda', 'mps')] == ['cpu', 'cuda', 'cpu']
+
+def image_learner(method, channels_last):
+    dls = make_dls()
+    g = torch.Generator().manual_seed(0)
+    for dl in dls.loaders: dl.dataset.x = torch.rand(len(dl.dataset), 3, 8, 8, generator=g) + dl.dataset.y[:,None,None,None]/3
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    return make(method, dls, model, cbs=[ChannelsLast()] if channels_last else [])
+
+def test_channels_last(method):
+    plain,last = (image_learner(method, o) for o in (False, True))
+    for learn in (plain, last): learn.fit(2, 1e-2)
+    torch.testing.assert_close(weights_of(last.model), weights_of(plain.model), rtol=1e-3, atol=1e-4)
+    assert last.model[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+@pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
+def test_compiled_model(method, backend):
+    torch._dynamo.reset()
+    plain,compiled = make(method),make(method, model=torch.compile(linear(), backend=backend))
+    if method == 'ce': # the scores that look into the model
+        for learn in (plain, compiled): learn.remove_cb(DynamicsCallback).add_cb(DynamicsCallback(['grand', 'grand_full']))
+    for learn in (plain, compiled): learn.fit(2, 1e-2)
+    torch.testing.assert_close(weights_of(compiled.model), weights_of(plain.model), rtol=1e-3, atol=1e-4)
+    for a,b in zip(plain.cbs, compiled.cbs):
+        if hasattr(a, 'to_frame'): np.testing.assert_allclose(b.to_frame().values.astype(float), a.to_frame().values.astype(float), rtol=1e-2, atol=1e-3)
+
+@pytest.mark.parametrize('compile', [lambda m: torch.compile(m, backend='eager'), lambda m: m.compile(backend='eager') or m])
+def test_embedding_of_a_compiled_model(compile):
+    torch._dynamo.reset()
+    plain,learn = make('ce'),make('ce', model=compile(linear()))
+    for o in (plain, learn): o.fit(1, 1e-2)
+    torch.testing.assert_close(embed(learn), embed(plain), rtol=1e-3, atol=1e-4)
+
+def test_a_hook_that_is_not_called_is_said():
+    torch._dynamo.reset()
+    learn = make('ce', model=torch.compile(linear(), backend='eager'))
+    learn.fit(1)
+    learn.remove_cb(DynamicsCallback).add_cb(DynamicsCallback('grand'))
+    with pytest.raises(TypeError, match='torch.compile had made'): learn.fit(1)
+    torch._dynamo.reset()
+    learn.fit(1)
+
+class Waits(TorchDispatchMode):
+    "Counts what makes the program wait for the device"
+    names = '_local_scalar_dense', 'nonzero', 'is_nonzero', 'masked_select', 'unique', '_unique2', 'equal', 'bincount'
+    def __init__(self):
+        super().__init__()
+        self.n,self.on = 0,False
+    def __enter__(self):
+        self.on = True
+        return super().__enter__()
+    def __exit__(self, *exc):
+        self.on = False
+        return super().__exit__(*exc)
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.n += func.overloadpacket.__name__ in self.names
+        return func(*args, **(kwargs or {}))
+
+@contextmanager
+def waits(monkeypatch):
+    count = Waits()
+    with monkeypatch.context() as m:
+        for name in ('cpu', 'numpy', 'tolist'):
+            def counted(self, *args, own=getattr(torch.Tensor, name), **kwargs):
+                count.n += count.on
+                return own(self, *args, **kwargs)
+            m.setattr(torch.Tensor, name, counted)
+        yield count
+
+class InSteps(Callback):
+    "Counts within the training batches of the last epoch"
+    order,run_valid = -1000,False
+    def __init__(self, count): self.count = count
+    def before_batch(self):
+        self.on = self.epoch == self.n_epoch - 1
+        if self.on: self.count.__enter__()
+    def after_backward(self): self._leave() # fastai's optimizer reads its numbers one by one
+    def _leave(self):
+        if self.on: self.count.__exit__(None, None, None)
+        self.on = False
+
+def test_no_waiting_for_the_device(method, monkeypatch):
+    with waits(monkeypatch) as count:
+        learn = make(method)
+        calls = []
+        learn.fit(2, 1e-2, cbs=InSteps(count))
+    assert count.n == 0, f'{count.n} times in 4 steps'
