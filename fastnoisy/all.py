@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/31_all.ipynb #bb216022
+# %% ../nbs/31_all.ipynb #4a34d3c1
 from .core import *
 from .losses import *
 from .noise import *
@@ -16,6 +16,7 @@ from .data.core import *
 from .data.digits import *
 from .data.medmnist import *
 from .data.noisy import *
+from .data.series import StackedLSTM, ecg5000_dls, series_dls, series_metrics, ts_learner, ucr_dls
 from .callback.lilaw import *
 from .optimizer import *
 from .callback.also import *
