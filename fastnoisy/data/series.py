@@ -226,14 +226,14 @@ def series_metrics() -> list: # of fastai metrics
     "Returns accuracy, balanced accuracy, macro-F1 and macro-AUROC, for sets with very unequal classes"
     return [accuracy, BalancedAccuracy(), F1Score(average='macro'), AccumMetric(_auroc, flatten=False, name='auroc')]
 
-# %% ../../nbs/05_data.series.ipynb #dab081c5
+# %% ../../nbs/05_data.series.ipynb #bf25e5d6
 class StackedLSTM(nn.Module):
     "LSTM layers on top of one another and a linear layer on the last step: series (B,C,L) -> logits (B,K)"
     def __init__(
         self,
         c_in:int, # channels C of the series
         c_out:int, # classes K
-        hidden_size:int=64, # units of each layer
+        hidden_size:int=32, # units of each layer
         n_layers:int=2, # layers
         dropout:float=0., # between the layers, in [0, 1)
     ):
