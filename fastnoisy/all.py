@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/31_all.ipynb #4a34d3c1
+# %% ../nbs/31_all.ipynb #74a6f954
 from .core import *
 from .losses import *
 from .noise import *
@@ -29,5 +29,6 @@ from .mixture import *
 from .scores import *
 from .report import *
 from .bench import *
+from .calibration import calibrate, ece
 from .audit import audit
 __all__ = [o for o in globals() if not o.startswith('_')]
