@@ -174,13 +174,13 @@ def test_in_company(of, cbs):
 def test_training_does_not_notice_the_validation_batch():
     "With lr=0 the weights stay those of the start, and the model trains as with the direct gradient"
     models = []
-    for kwargs in (dict(), dict(meta='hypergradient'), dict(meta='hypergradient', meta_of='head')):
+    for kwargs in (dict(), dict(meta='hypergradient'), dict(meta='hypergradient', meta_mode='train'), dict(meta='hypergradient', meta_of='head', meta_mode='train')):
         torch.manual_seed(5)
         learn = blob_learner(LiLAWCallback(warmup=0, lr=0., **kwargs))
         learn.dls.train.rng.seed(3)
         learn.fit(2, 1e-2)
         models.append(weights_of(learn.model))
-    assert models[0].equal(models[1]) and models[0].equal(models[2])
+    assert all(models[0].equal(o) for o in models[1:])
 
 def test_meta_every_and_lr_find(tmp_path):
     cb = LiLAWCallback(warmup=0, meta='hypergradient', meta_every=4)
@@ -209,3 +209,17 @@ def test_normalised_weights_have_mean_one():
 @pytest.mark.parametrize('kwargs, words', [(dict(meta='bilevel'), "meta=bilevel.*'direct' or 'hypergradient'"), (dict(meta_of='tail'), "meta_of=tail.*'all' or 'head'")])
 def test_errors(kwargs, words):
     with pytest.raises(ValueError, match=words): LiLAWCallback(**kwargs)
+
+@pytest.mark.parametrize('meta_every', [1, 3])
+def test_the_step_before_is_the_one_that_is_noted(meta_every):
+    seen = []
+    class Before(Callback):
+        order = -20
+        def before_step(self): self.params,self.batch = {n: p.detach().clone() for n,p in self.model.named_parameters()},self.xb[0]
+    class Checked(LiLAWCallback):
+        def meta_step(self):
+            seen.append(all(p.equal(self.learn.before.params[n]) for n,p in self._virtual.params.items()) and self._virtual.xb[0] is self.learn.before.batch)
+            super().meta_step()
+    learn = blob_learner([Before(), Checked(warmup=0, meta='hypergradient', meta_every=meta_every)])
+    learn.fit(1, 1e-2)
+    assert seen == [True]*(6//meta_every)
