@@ -236,6 +236,10 @@ def test_learners(arch, root):
     with learn.no_bar(): values = learn.validate(dl=learn.dls.test)
     assert len(values) == 5 and all(np.isfinite(values))
 
+def test_the_metric_takes_logits():
+    logits,y = 4*torch.randn(80, 2),torch.arange(80) % 2
+    assert series_metrics()[3].func(logits, y) == pytest.approx(roc_auc_score(y, logits[:, 1] - logits[:, 0]))
+
 def test_learner_options(root):
     dls = ucr_dls('GunPoint', root=root, device='cpu')
     assert ts_learner(dls, arch_config=dict(hidden_size=5, n_layers=1)).model.lstm.hidden_size == 5

@@ -157,7 +157,7 @@ def plot_path(
     ax.legend()
     return fig
 
-# %% ../../nbs/10_callback.lilaw.ipynb #22abf1eb
+# %% ../../nbs/10_callback.lilaw.ipynb #da2386d2
 def _require(ok, name, value, remedy):
     if not ok: raise ValueError(f'{name}={value}: {remedy}.')
 
@@ -242,9 +242,8 @@ class LiLAWCallback(MethodCallback):
         return weights/weights.mean() if self.normalise else weights
 
     def before_step(self):
-        if self.meta == 'hypergradient' and self._meta_step_is_due(self.n_steps + 1): self._virtual.before_step(self.xb, self.pred)
-
-    def _meta_step_is_due(self, n_steps): return self.active and not hasattr(self.learn, 'lr_finder') and n_steps % self.meta_every == 0
+        due = self.active and (self.n_steps + 1) % self.meta_every == 0
+        if due and self.meta == 'hypergradient': self._virtual.before_step(self.xb, self.pred)
 
     def after_cancel_step(self): self._skipped = True # a step that mixed precision skipped
 
@@ -252,7 +251,7 @@ class LiLAWCallback(MethodCallback):
         self._skipped,skipped = False,self._skipped
         if skipped or not self.active or hasattr(self.learn, 'lr_finder'): return
         self.n_steps += 1
-        if self._meta_step_is_due(self.n_steps): self.meta_step()
+        if self.n_steps % self.meta_every == 0: self.meta_step()
 
     def meta_step(self):
         "Lines 12 to 20 of Algorithm 1"
