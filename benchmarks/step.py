@@ -13,7 +13,9 @@ warnings.filterwarnings('ignore')
 import pandas as pd, timm, torch
 from fastai.callback.core import Callback, CancelValidException
 from fastai.basics import CrossEntropyLossFlat, DataLoaders, L, Learner, TfmdDL, defaults
-from fastnoisy.all import METHODS, SampleCallback
+from fastnoisy.all import METHODS, LiLAWCallback, SampleCallback, register_method
+
+for o in ('all', 'head'): register_method(f'lilaw:{o}', lambda o=o: dict(cbs=LiLAWCallback(meta='hypergradient', meta_of=o)), 'LiLAW with the hypergradient')
 
 class Clock(Callback):
     "Times between the ends of training batches"
