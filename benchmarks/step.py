@@ -17,6 +17,8 @@ from fastnoisy.all import METHODS, LiLAWCallback, SampleCallback, register_metho
 
 for o in ('all', 'head'): register_method(f'lilaw:{o}', lambda o=o: dict(cbs=LiLAWCallback(meta='hypergradient', meta_of=o)), 'LiLAW with the hypergradient')
 
+CALLBACKS = ['lilaw', 'also', 'also+bmm', 'also+knn', 'confidence', 'confidence:two', 'confidence:single']
+
 class Clock(Callback):
     "Times between the ends of training batches"
     order,run_valid = 1000,False
@@ -67,7 +69,7 @@ def ratios(methods, args):
 
 def main():
     p = arguments('step.csv')
-    p.add_argument('--methods', nargs='+', default=['core'] + [o for o in METHODS if o != 'ce'])
+    p.add_argument('--methods', nargs='+', default=['core', *CALLBACKS])
     args = p.parse_args()
     df = pd.DataFrame(ratios(args.methods, args))
     df.to_csv(args.out, index=False)
