@@ -1,5 +1,6 @@
 "The audit from files to files, through the program: three kinds of sources, everything that can be wrong with them, interruption, copies."
 import os, re, signal, struct, subprocess, sys, zlib
+from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from fastai.learner import load_learner
@@ -469,7 +470,8 @@ def test_as_a_program(tmp_path):
     source = write_folder(tmp_path/'images', 200, 'abc')
     next((source/'a').iterdir()).write_text('')
     command = [sys.executable, '-u', '-m', 'fastnoisy', 'audit', str(source), '--epochs', '500', '--device', 'cpu', '--out', str(tmp_path/'out')]
-    p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root, env={**os.environ, 'OMP_NUM_THREADS': '1'},
+                         preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler)) # a shell in the background may have it ignored
     said = []
     for line in p.stdout:
         said.append(line)
