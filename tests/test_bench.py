@@ -2,7 +2,7 @@
 from functools import partial
 import numpy as np, pytest, torch
 from fastnoisy.all import METHODS, digits_dls, run_one, small_cnn
-from fastnoisy.bench import CleanTest, known_methods, n_found, suspicion
+from fastnoisy.bench import clean_accuracy, known_methods, n_found, suspicion
 from fastnoisy.callback.bmm import evaluation_losses
 from fastnoisy.noise import LabelNoise
 from conftest import blob_learner, blobs
@@ -13,7 +13,7 @@ def run(method='ce', seed=0, **kwargs): return run_one(digits_dls(noise=.4, devi
 def test_same_seed_same_row():
     a,b,c = run()[1],run()[1],run(seed=1)[1]
     drop = lambda row: {k: v for k,v in row.items() if k != 'seconds'}
-    assert drop(a) == drop(b) and a['last'] != c['last'] and set(a) == {'method', 'seed', 'epochs', 'last', 'best', 'seconds'}
+    assert drop(a) == drop(b) and a['last'] != c['last'] and set(a) == {'method', 'seed', 'epochs', 'last', 'best_valid', 'best', 'seconds'}
 
 @pytest.mark.parametrize('method', list(METHODS))
 def test_every_method_trains(method):
@@ -25,6 +25,26 @@ def test_clean_test_is_the_accuracy_on_the_test_set():
     preds,targs = learn.get_preds(dl=learn.dls.test)
     assert (preds.argmax(1) == targs).float().mean().item() == pytest.approx(row['last'])
     assert learn.recorder.values == learn.recorder.values and learn.clean_test.accuracies[-1] == row['last']
+
+def test_best_valid_is_the_test_accuracy_of_the_best_validation_epoch():
+    learn,row = run_one(digits_dls(noise=.4, device='cpu'), partial(small_cnn, 3, 10), epochs=5, lr=.05, schedule='cosine')
+    valid = [o[2] for o in learn.recorder.values]
+    best = int(np.argmax(valid)) # the first of equals
+    assert best < 4 and row['best_valid'] == learn.clean_test.accuracies[best] and learn.best_valid.best_epoch == best
+    assert clean_accuracy(learn) == row['last'] # the last weights are in the model again
+    with pytest.raises(ZeroDivisionError), learn.best_valid.in_force(): 1/0
+    assert clean_accuracy(learn) == row['last']
+
+def test_tested_at_the_end_alone():
+    every,end = run()[1],run(every_epoch=False)
+    assert 'best' not in end[1] and {k: end[1][k] for k in ('last', 'best_valid')} == {k: every[k] for k in ('last', 'best_valid')}
+    assert list(end[0].recorder.metric_names) == ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'time']
+
+def test_cosine_schedule():
+    learn,_ = run(schedule='cosine', lr=.01)
+    lrs = np.array(learn.recorder.lrs)
+    assert lrs[0] == pytest.approx(.01) and (np.diff(lrs) < 0).all() and lrs[-1] < 1e-3
+    assert lrs[len(lrs)//2] == pytest.approx(.005, abs=1e-4)
 
 def test_looking_at_the_test_set_changes_nothing():
     learn,_ = run()
@@ -41,7 +61,7 @@ def test_looking_at_the_test_set_changes_nothing():
     assert all(torch.equal(a, b) for a,b in zip(learn.model.state_dict().values(), without().state_dict().values()))
 
 def test_unknown_method():
-    with pytest.raises(ValueError, match="unknown \\['nope'\\]; choose from ce"): run('nope')
+    with pytest.raises(ValueError, match="'nope' is unknown; choose from ce"): run('nope')
     with pytest.raises(ValueError, match='choose from'): known_methods([])
     assert known_methods(None) == list(METHODS)
 

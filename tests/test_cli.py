@@ -3,7 +3,7 @@ import re, subprocess, sys
 import pytest
 from PIL import Image
 from fastnoisy.all import METHODS
-from fastnoisy.cli import demo, main, parser
+from fastnoisy.cli import DEMO, demo, main, parser
 from readme import root
 
 def test_demo(tmp_path, capsys):
@@ -11,7 +11,7 @@ def test_demo(tmp_path, capsys):
     out = capsys.readouterr().out
     assert '30% of the training labels wrong' in out and 'seed 3' in out
     table = [o.split() for o in out.splitlines() if o.split() and o.split()[0] in METHODS and len(o.split()) == 5]
-    assert [o[0] for o in table] == list(METHODS) and all(0 < float(o[1]) <= float(o[2]) <= 1 and 97 < int(o[3]) <= 323 for o in table)
+    assert [o[0] for o in table] == DEMO and all(0 < float(o[1]) <= float(o[2]) <= 1 and 97 < int(o[3]) <= 323 for o in table)
     assert 'of the 323 wrong labels' in out
     pictures = sorted(o.name for o in (tmp_path/'a/b').iterdir())
     assert pictures == ['accuracy.png', 'digits.png', 'lilaw.png']
@@ -54,3 +54,32 @@ def test_help_and_module():
     out = subprocess.run([sys.executable, '-m', 'fastnoisy', 'demo', '--help'], capture_output=True, text=True, check=True, cwd=root).stdout
     assert 'fastnoisy demo --methods ce lilaw' in out and '--seed' in out
     assert parser().parse_args(['demo']).epochs == 15
+
+# fastnoisy bench
+
+def test_bench(tmp_path, capsys):
+    out = tmp_path/'out'
+    main(['bench', '--methods', 'ce,gce:q=.5', 'gce+also', '--noise', 'symmetric:0,.4', 'pair:.3', '--seeds', '1', '--epochs', '1', '--clean-valid', '--jobs', '1', '--out', str(out)])
+    said = capsys.readouterr().out
+    assert '9 cells, 0 of them trained before' in said and '| gce+also |' in said and 'clean_valid True' in said
+    assert {'results.csv', 'curves.csv', 'report.md', 'rates_1_symmetric.png', 'curves_1_pair_0.3.png'} <= {o.name for o in out.iterdir()}
+    main(['bench', '--report', str(out)])
+    assert '| gce:q=.5 |' in capsys.readouterr().out
+
+def test_bench_options_replace_those_of_the_preset(tmp_path, monkeypatch):
+    seen = {}
+    def keep(**kwargs): seen.update(kwargs)
+    monkeypatch.setattr('fastnoisy.all.run_grid', keep)
+    monkeypatch.setattr('fastnoisy.all.grid_report', lambda out: '')
+    main(['bench', '--preset', 'apl-paper', '--epochs', '2', '--root', 'x', '--out', str(tmp_path)])
+    assert seen == dict(preset='apl-paper', epochs=2, root='x', out=str(tmp_path))
+
+def test_bench_list(capsys):
+    main(['bench', '--list'])
+    said = capsys.readouterr().out
+    assert all(o in said for o in ('apl-nce-mae', 'fashion10k', 'apl-paper', 'needs images'))
+
+@pytest.mark.parametrize('args, says', [(['--methods', 'nope'], 'choose from ce'), (['--data', 'nope'], 'choose from digits'), (['--preset', 'fashion10k', '--root', 'nowhere'], 'Put there'),
+                                        (['--report', 'nowhere'], 'has no results.csv')])
+def test_bench_wrong_arguments(args, says, tmp_path):
+    with pytest.raises(SystemExit, match=says): main(['bench', '--out', str(tmp_path/'out'), *args])

@@ -11,7 +11,7 @@ from fastai.data.core import DataLoaders, TfmdDL
 from fastnoisy.all import *
 from fastnoisy.core import MethodCallback, SampleCallback
 from fastnoisy.noise import LabelNoise
-from conftest import blobs, weights_of
+from conftest import battery, blobs, weights_of
 
 N,K = 64,3
 pytestmark = [pytest.mark.filterwarnings('ignore:KNNCorrection', 'ignore:BMMFilter', 'ignore:TwoModelConfidence', 'ignore:Saved file')]
@@ -53,7 +53,7 @@ def make(method, dls=None, model=None, cbs=(), path='.'):
     learn.logger = lambda *_: None
     return learn
 
-@pytest.fixture(params=list(METHODS))
+@pytest.fixture(params=battery())
 def method(request): return request.param
 
 def snapshot(learn):

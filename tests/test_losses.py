@@ -2,6 +2,7 @@
 import copy
 import math
 import pickle
+import weakref
 from functools import partial
 
 import pytest
@@ -476,3 +477,25 @@ def test_names_do_not_shadow_fastai():
     import fastai.tabular.all, fastai.text.all, fastai.vision.all
     taken = set(dir(fastai.vision.all)) | set(dir(fastai.text.all)) | set(dir(fastai.tabular.all))
     assert not taken & set(losses_module.__all__)
+
+# What the losses hand on
+
+@pytest.mark.parametrize('loss', [nfl_loss, ngce_loss, bootstrapping_loss, nce_loss, sce_loss])
+def test_nothing_is_kept_after_the_backward_pass(loss):
+    log_p,y = log_probs(torch.randn(4, 5, requires_grad=True), torch.arange(4))
+    kept = weakref.ref(log_p)
+    loss(log_p, y).sum().backward()
+    del log_p
+    assert kept() is None
+
+def test_log_probabilities_with_other_targets_have_another_label():
+    log_p,y = log_probs(torch.randn(4, 5, requires_grad=True), torch.arange(4))
+    other = y + 1
+    nfl_loss(log_p, y)
+    assert (at_target(log_p, y) == log_p[range(4), y]).all() and (at_target(log_p, other) == log_p[range(4), other]).all()
+    assert (at_target(log_p, y) == log_p[range(4), y]).all()
+
+def test_label_asked_for_without_gradient_has_one_later():
+    log_p,y = log_probs(torch.randn(4, 5, requires_grad=True), torch.arange(4))
+    with torch.no_grad(): at_target(log_p, y)
+    assert at_target(log_p, y).requires_grad

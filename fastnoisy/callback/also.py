@@ -142,7 +142,7 @@ class ALSOWeights:
         self.decay,self.since = sd['decay'],sd['since']
         self.last = None if sd['last'] is None else tuple(o.to(self.u.device) for o in sd['last'])
 
-# %% ../../nbs/11_callback.also.ipynb #a1da4d2a
+# %% ../../nbs/11_callback.also.ipynb #e5de03ab
 MODES = 'weights','descent-ascent','optimistic'
 
 class ALSOCallback(MethodCallback):
@@ -222,5 +222,5 @@ def _checked(name, v, n):
     if v.shape != (n,): raise ValueError(f'{name}: shape {tuple(v.shape)}, but there are {n} to be weighed: give ({n},).')
     return v
 
-register_method('also', lambda: dict(cbs=ALSOCallback()), 'one weight per sample: what stays expensive counts less',
+register_method('also', lambda **options: dict(cbs=ALSOCallback(**options)), 'one weight per sample: what stays expensive counts less',
                 'Pupkov, Ignashin, Beznosikov: Leveraging Adaptive Loss Scaling for Noisy Label Filtering, 2025')

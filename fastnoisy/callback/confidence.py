@@ -172,7 +172,7 @@ def accuracy_of(
             n_right,n = n_right + (model(*xb).argmax(1) == class_ids(y)).sum().item(),n + len(y)
     return n_right/n
 
-# %% ../../nbs/14_callback.confidence.ipynb #7499bc3e
+# %% ../../nbs/14_callback.confidence.ipynb #7f657cce
 PENALTIES = 'euclidean','distillation'
 
 def _check(ok, name, value, remedy):
@@ -392,6 +392,6 @@ class TwoModelConfidenceCallback(MethodCallback):
         self.mu,self.n_steps,self.epochs,self.rows = sd['mu'].to(self.mu.device),sd['n_steps'],list(sd['epochs']),list(sd['rows'])
 
 _PAPER = 'Ahn et al.: Sample-wise Label Confidence Incorporation for Learning with Noisy Labels, ICCV 2023'
-register_method('confidence', lambda: dict(cbs=TwoModelConfidenceCallback()), 'cross-entropy as far as a robust twin trusts the label', _PAPER)
+register_method('confidence', lambda **options: dict(cbs=TwoModelConfidenceCallback(**options)), 'cross-entropy as far as a robust twin trusts the label', _PAPER)
 register_method('confidence:two', lambda: dict(cbs=TwoModelConfidenceCallback(jsd=0, correct_from=1)), 'the same without second view and label correction', _PAPER)
 register_method('confidence:single', lambda: dict(cbs=TwoModelConfidenceCallback(models=1)), 'the same with one model for both losses', _PAPER)

@@ -91,7 +91,7 @@ def suspicion_of_losses(learn, losses):
 
 SUSPICIONS = dict(bmm=suspicion_of_bmm, also=suspicion_of_also, loss=suspicion_of_losses)
 
-# %% ../../nbs/13_callback.knn.ipynb #203e5c85
+# %% ../../nbs/13_callback.knn.ipynb #76556233
 _TRUTH = 'repaired','broken','label_accuracy'
 
 class KNNCorrectionCallback(MethodCallback):
@@ -292,6 +292,6 @@ class KNNCorrectionCallback(MethodCallback):
         self.changes = [sd['changes']]
         for o in sd.keys() - {'n_epochs', 'action', 'changes'}: setattr(self, o, sd[o])
 
-register_method('also+knn', lambda: dict(cbs=[ALSOCallback(), KNNCorrectionCallback()]),
+register_method('also+knn', lambda **options: dict(cbs=[ALSOCallback(), KNNCorrectionCallback(**options)]),
                 'ALSO, and what it suspects gets the label on which the neighbours agree',
                 'Pupkov, Ignashin, Beznosikov: Leveraging Adaptive Loss Scaling and Embeddings for Label Correction, 2025')

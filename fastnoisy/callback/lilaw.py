@@ -154,7 +154,7 @@ def plot_path(
     ax.legend()
     return fig
 
-# %% ../../nbs/10_callback.lilaw.ipynb #e2fad3a9
+# %% ../../nbs/10_callback.lilaw.ipynb #a6fb1a4e
 def _require(ok, name, value, remedy):
     if not ok: raise ValueError(f'{name}={value}: {remedy}.')
 
@@ -267,5 +267,5 @@ class LiLAWCallback(MethodCallback):
         "The three weights and their sum over all possible predictions, at the present values (paper, Figure 2)"
         return plot_weights(self.alpha, self.beta, self.delta, figsize)
 
-register_method('lilaw', lambda: dict(cbs=LiLAWCallback()), 'weights from three numbers learnt on validation batches',
-                'Moturu et al., LiLAW, 2025 (arXiv 2509.20786)')
+register_method('lilaw', lambda **options: dict(cbs=LiLAWCallback(**options)), 'weights from three numbers learnt on validation batches',
+                'Moturu et al., LiLAW, 2025 (arXiv 2509.20786)', needs='a validation set')
