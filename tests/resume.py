@@ -9,6 +9,7 @@ from fastai.callback.progress import ProgressCallback
 from fastai.callback.tracker import SaveModelCallback
 from fastnoisy.all import *
 from fastnoisy.core import SampleCallback
+from conftest import battery
 from several import MORE, make_dls
 
 STOP = 2
@@ -60,7 +61,7 @@ def killed_child(f):
 
 if __name__ == '__main__':
     torch.set_num_threads(1)
-    for method in [*METHODS, *MORE]:
+    for method in [*battery(), *MORE]:
         path = Path(sys.argv[1])/method
         killed_child(lambda: fit(make_learner(method, path, 1), At(lambda: os.kill(os.getpid(), signal.SIGKILL))))
     killed_child(lambda: fit(make_learner('also', Path(sys.argv[1])/'writing', 1), DiesWriting()))

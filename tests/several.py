@@ -8,6 +8,7 @@ from torch import nn
 from fastai.basics import Callback, CrossEntropyLossFlat, L, Learner, rank_distrib, num_distrib, set_seed
 from fastai.callback.progress import ProgressCallback
 from fastai.distributed import *
+from conftest import battery
 from fastnoisy import ids
 from fastnoisy.all import *
 from fastnoisy.data.digits import digits_splits
@@ -129,4 +130,4 @@ def main(out, methods):
 
 if __name__ == '__main__':
     torch.set_num_threads(1)
-    main(sys.argv[1], sys.argv[2:] or [*METHODS, *MORE])
+    main(sys.argv[1], sys.argv[2:] or [*battery(), *MORE])

@@ -3,13 +3,12 @@ import os, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, torch
 import several
-from fastnoisy.all import METHODS
 from fastnoisy.core import MethodCallback
 from fastnoisy.distributed import (WholeBatch, average_gradients, copy_from_first, from_every, from_first, mean_across, n_processes, own_part,
                                    process_rank, put_together, sum_across)
-from conftest import blob_learner
+from conftest import battery, blob_learner
 
-ALL = [*METHODS, *several.MORE]
+ALL = [*battery(), *several.MORE]
 
 def launched(n, out, *methods):
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(several.__file__).parents[1])}

@@ -11,7 +11,7 @@ from fastai.data.core import DataLoaders, TfmdDL
 from fastnoisy.all import *
 from fastnoisy.core import MethodCallback, SampleCallback
 from fastnoisy.noise import LabelNoise
-from conftest import blobs, weights_of
+from conftest import battery, blobs, weights_of
 
 N,K = 64,3
 pytestmark = [pytest.mark.filterwarnings('ignore:KNNCorrection', 'ignore:BMMFilter', 'ignore:TwoModelConfidence', 'ignore:Saved file')]
@@ -53,7 +53,7 @@ def make(method, dls=None, model=None, cbs=(), path='.'):
     learn.logger = lambda *_: None
     return learn
 
-@pytest.fixture(params=list(METHODS))
+@pytest.fixture(params=battery())
 def method(request): return request.param
 
 def snapshot(learn):
@@ -225,11 +225,22 @@ def test_other_classes_between_fits(method):
     model,dls = learn.model,learn.dls
     learn.dls,learn.model,learn.opt = make_dls(k=4),linear(4),None
     learn.dls.vocab = list('abcd')
-    knows = hasattr(learn, 'knn') or hasattr(learn, 'confidence') and learn.confidence.models == 2
-    if knows:
-        with pytest.raises(ValueError, match='[Uu]se a new'): learn.fit(1)
+    message = ''
+    if hasattr(learn, 'knn'): message = r"of the classes \['a', 'b', 'c'\], and now they are \['a', 'b', 'c', 'd'\]: use a new"
+    if hasattr(learn, 'confidence') and learn.confidence.models == 2: message = 'that of another model.*Use a new'
+    if message:
+        with pytest.raises(ValueError, match=message): learn.fit(1)
     else: learn.fit(1)
     learn.dls,learn.model,learn.opt = dls,model,None
+    assert_usable(learn, snapshot(learn))
+
+def test_other_labels_between_fits():
+    learn = make('also+knn')
+    learn.fit(2, 1e-2)
+    dls,learn.dls = learn.dls,make_dls()
+    learn.dls.train.dataset.y = (learn.dls.train.dataset.y + 1) % K
+    with pytest.raises(ValueError, match='not those of the last look: use a new'): learn.fit(1)
+    learn.dls = dls
     assert_usable(learn, snapshot(learn))
 
 def test_disk_full_while_a_checkpoint_is_written(method, tmp_path, monkeypatch):

@@ -9,11 +9,11 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
 from fastnoisy.all import *
 from test_faults import linear, make, make_dls, methods_of
-from conftest import weights_of
+from conftest import battery, weights_of
 
 pytestmark = pytest.mark.filterwarnings('ignore:KNNCorrection', 'ignore:BMMFilter', 'ignore:TwoModelConfidence')
 
-@pytest.fixture(params=list(METHODS))
+@pytest.fixture(params=battery())
 def method(request): return request.param
 
 class OnCPU(MixedPrecision):

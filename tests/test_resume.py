@@ -11,9 +11,9 @@ from several import MORE, make_dls
 from fastnoisy.all import *
 from fastnoisy.checkpoint import FORMAT, check_head, file_head, random_state, set_random_state, whole_file
 from fastnoisy.core import METHODS, MethodCallback
-from conftest import blob_dls, blob_learner, weights_of
+from conftest import battery, blob_dls, blob_learner, weights_of
 
-ALL = [*METHODS, *MORE]
+ALL = [*battery(), *MORE]
 
 def all_of(learn):
     "Weights, optimizer, and what the methods say"
