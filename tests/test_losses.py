@@ -484,6 +484,7 @@ def test_names_do_not_shadow_fastai():
 def test_nothing_is_kept_after_the_backward_pass(loss):
     log_p,y = log_probs(torch.randn(4, 5, requires_grad=True), torch.arange(4))
     kept = weakref.ref(log_p)
+    at_target(log_p, y)
     loss(log_p, y).sum().backward()
     del log_p
     assert kept() is None
