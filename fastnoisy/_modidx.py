@@ -392,8 +392,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'fastnoisy/callback/lilaw.py'),
                                           'fastnoisy.callback.lilaw.LiLAWCallback._hypergradient': ( 'callback.lilaw.html#lilawcallback._hypergradient',
                                                                                                      'fastnoisy/callback/lilaw.py'),
-                                          'fastnoisy.callback.lilaw.LiLAWCallback._meta_step_is_due': ( 'callback.lilaw.html#lilawcallback._meta_step_is_due',
-                                                                                                        'fastnoisy/callback/lilaw.py'),
                                           'fastnoisy.callback.lilaw.LiLAWCallback._valid': ( 'callback.lilaw.html#lilawcallback._valid',
                                                                                              'fastnoisy/callback/lilaw.py'),
                                           'fastnoisy.callback.lilaw.LiLAWCallback._weights': ( 'callback.lilaw.html#lilawcallback._weights',
