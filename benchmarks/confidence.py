@@ -48,7 +48,7 @@ PRESETS = dict(
     slope={f'slope={o}': confidence(slope=o) for o in (.5, 2., 5., 10.)} | {f'two, slope={o}': confidence(slope=o, **TWO) for o in (.5, 2., 5., 10.)},
     sensitivity={name: confidence(**o) for name,o in {
         'default': {}, 'alpha=.3': dict(alpha=.3), 'alpha=3': dict(alpha=3.), 'penalty=0': dict(penalty=0.), 'penalty=1e-3': dict(penalty=1e-3),
-        'penalty=1e-2': dict(penalty=1e-2), 'distillation=.1': dict(penalty=.1, penalty_kind='distillation'), 'jsd=0': dict(jsd=0.), 'jsd=3': dict(jsd=3.),
+        'penalty=1e-2': dict(penalty=1e-2), 'distillation=.1': dict(penalty=.1, penalty_kind='distillation'), 'jsd=0': dict(jsd=0.), 'jsd=3': dict(jsd=3.), 'jsd=5': dict(jsd=5.), 'jsd=10': dict(jsd=10.),
         'jsd=30': dict(jsd=30.), 'correct_from=.1': dict(correct_from=.1), 'correct_from=.5': dict(correct_from=.5), 'no correction': dict(correct_from=1.),
         'correct_mix=.8': dict(correct_mix=.8)}.items()})
 

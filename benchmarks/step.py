@@ -13,7 +13,11 @@ warnings.filterwarnings('ignore')
 import pandas as pd, timm, torch
 from fastai.callback.core import Callback, CancelValidException
 from fastai.basics import CrossEntropyLossFlat, DataLoaders, L, Learner, TfmdDL, defaults
-from fastnoisy.all import METHODS, SampleCallback
+from fastnoisy.all import METHODS, LiLAWCallback, SampleCallback, register_method
+
+for o in ('all', 'head'): register_method(f'lilaw:{o}', lambda o=o: dict(cbs=LiLAWCallback(meta='hypergradient', meta_of=o)), 'LiLAW with the hypergradient')
+
+CALLBACKS = ['lilaw', 'also', 'also+bmm', 'also+knn', 'confidence', 'confidence:two', 'confidence:single']
 
 class Clock(Callback):
     "Times between the ends of training batches"
@@ -65,7 +69,7 @@ def ratios(methods, args):
 
 def main():
     p = arguments('step.csv')
-    p.add_argument('--methods', nargs='+', default=['core'] + [o for o in METHODS if o != 'ce'])
+    p.add_argument('--methods', nargs='+', default=['core', *CALLBACKS])
     args = p.parse_args()
     df = pd.DataFrame(ratios(args.methods, args))
     df.to_csv(args.out, index=False)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/31_all.ipynb #d51f6db7
+# %% ../nbs/31_all.ipynb #fbdc7678
 from .core import *
 from .losses import *
 from .noise import *
@@ -16,6 +16,7 @@ from .data.core import *
 from .data.digits import *
 from .data.medmnist import *
 from .data.noisy import *
+from .data.series import StackedLSTM, ecg5000_dls, series_dls, series_metrics, ts_learner, ucr_dls
 from .callback.lilaw import *
 from .optimizer import *
 from .callback.also import *
@@ -29,6 +30,7 @@ from .scores import *
 from .report import *
 from .methods import *
 from .bench import *
+from .calibration import calibrate, ece
 from .data.sets import DATASETS, register_dataset
 from .grid import PRESETS, run_grid
 from .grid_report import *

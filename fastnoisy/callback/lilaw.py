@@ -6,7 +6,7 @@
 __all__ = ['TERMS', 'difficulty', 'terms_at', 'lilaw_terms', 'lilaw_gradient', 'in_order', 'LiLAWState', 'plot_weights',
            'plot_path', 'LiLAWCallback']
 
-# %% ../../nbs/10_callback.lilaw.ipynb #bd5aec3c
+# %% ../../nbs/10_callback.lilaw.ipynb #571bcf9d
 from numbers import Real
 import matplotlib.pyplot as plt
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor
 from fastai.torch_core import to_float
 from ..aside import RandomBatches, batch_size, forward_aside, inputs_and_targets, same_autocast
 from ..core import MethodCallback, class_ids, class_logits, register_method, sample_losses, unmixed
-from ..distributed import mean_across
+from ..distributed import mean_across, n_processes
+from ..hypergradient import VIRTUAL_STEPS, hypergradient
 
 # %% ../../nbs/10_callback.lilaw.ipynb #f2e7a953
 TERMS = 'alpha', 'beta', 'delta'
@@ -62,7 +63,7 @@ def lilaw_gradient(
     d_delta = -w_delta * (delta*s_y - s_max) * s_y
     return (losses * torch.stack([d_alpha, d_beta, d_delta])).mean(1)
 
-# %% ../../nbs/10_callback.lilaw.ipynb #063891f9
+# %% ../../nbs/10_callback.lilaw.ipynb #8d053d09
 def in_order(
     params:Tensor, # alpha, beta, delta, (3,)
 )->Tensor: # (3,)
@@ -90,13 +91,17 @@ class LiLAWState:
         self.finite = torch.tensor(True)
         for o in ('params', 'lr', 'wd', 'used', 'finite', 'buffer'): setattr(self, o, getattr(self, o).to(device))
 
-    def weights(self, s_y, s_max):
-        "Weight of each sample, (B,), eq. (5)"
-        return terms_at(s_y, s_max, *self.params.unbind()) @ self.used
+    def weights(self, s_y, s_max, params=None):
+        "Weight of each sample, (B,), eq. (5), at `params` (3,) or at the present values"
+        return terms_at(s_y, s_max, *(self.params if params is None else params).unbind()) @ self.used
 
     def step(self, s_y, s_max, losses):
+        "One step along the gradient of a validation batch"
+        self.descend(lilaw_gradient(s_y, s_max, losses, *self.params.unbind()))
+
+    def descend(self, grad):
         "One step of gradient descent with weight decay, lines 17 to 19 of Algorithm 1. Values that are not finite are not taken."
-        grad = mean_across(lilaw_gradient(s_y, s_max, losses, *self.params.unbind()))
+        grad = mean_across(grad)
         new = in_order(self.params - self.lr * self.used * (grad + self.wd*self.params))
         finite = new.isfinite().all()
         self.finite = self.finite & finite
@@ -154,7 +159,7 @@ def plot_path(
     ax.legend()
     return fig
 
-# %% ../../nbs/10_callback.lilaw.ipynb #a6fb1a4e
+# %% ../../nbs/10_callback.lilaw.ipynb #8f9bbad0
 def _require(ok, name, value, remedy):
     if not ok: raise ValueError(f'{name}={value}: {remedy}.')
 
@@ -174,6 +179,9 @@ class LiLAWCallback(MethodCallback):
         meta_every:int=1, # Optimizer steps per step of the three numbers, >= 1
         meta_bs:int=None, # Batch size for it in each process, >= 1; default that of the training loader
         meta_mode:str='eval', # Mode of the model for it: 'eval', or 'train' (batch statistics and dropout, not kept)
+        meta:str='direct', # 'direct': gradient of the weighted validation loss, as in the paper; 'hypergradient': of the validation loss after the training step
+        meta_of:str='all', # For the hypergradient: the step of 'all' parameters, or of the 'head', the last linear layer, which is cheaper
+        normalise:bool=False, # Divide the weights by their mean in each batch?
         seed:int=42, # Of the random validation batches
     ):
         terms = [terms] if isinstance(terms, str) else list(terms)
@@ -184,7 +192,10 @@ class LiLAWCallback(MethodCallback):
         _require(meta_every >= 1, 'meta_every', meta_every, 'give a number of steps >= 1')
         _require(meta_bs is None or meta_bs >= 1, 'meta_bs', meta_bs, 'give a batch size >= 1, or None for that of the training loader')
         _require(meta_mode in ('eval', 'train'), 'meta_mode', meta_mode, "give 'eval' or 'train'")
+        _require(meta in ('direct', 'hypergradient'), 'meta', meta, "give 'direct' or 'hypergradient'")
+        _require(meta_of in VIRTUAL_STEPS, 'meta_of', meta_of, "give 'all' or 'head'")
         self.state = LiLAWState(alpha, beta, delta, lr, wd, terms)
+        self.meta,self.meta_of,self.normalise = meta,meta_of,normalise
         self.warmup,self.detach,self.meta_dl,self.meta_every,self.meta_bs = warmup,detach,meta_dl,meta_every,meta_bs
         self.meta_mode,self.seed,self.n_epochs,self.n_steps = meta_mode,seed,0,0
 
@@ -199,6 +210,11 @@ class LiLAWCallback(MethodCallback):
         self._batches = RandomBatches(dl, self.meta_bs or batch_size(self.dls.train), self.seed, start=self.state.n)
         self.at_exit(self._batches.close)
         self._next_batch = self._draw()
+        if n_processes() > 1 and (self.meta == 'hypergradient' or self.normalise): raise NotImplementedError(
+            "LiLAW's meta='hypergradient' and normalise=True look at one process's part of the batch only: use meta='direct', normalise=False in several processes.")
+        if self.meta == 'hypergradient':
+            self._virtual = VIRTUAL_STEPS[self.meta_of](self.model)
+            self.at_exit(self._virtual.close)
 
     def _valid(self):
         loaders = self.dls.loaders
@@ -220,11 +236,18 @@ class LiLAWCallback(MethodCallback):
 
     def batch_weights(self):
         if not self.active: return None
-        self._autocast = same_autocast(self.pred.device)
-        probs = class_logits(self.pred).softmax(1)
-        s_y = self.learn.sample.labels.average(lambda y,*_: difficulty(probs, class_ids(y))[0])
-        weights = self.state.weights(s_y, probs.amax(1))
-        return weights.detach() if self.detach else weights
+        self._autocast,self._labels = same_autocast(self.pred.device),self.learn.sample.labels
+        return self._weights(self.pred.detach() if self.detach else self.pred, self._labels)
+
+    def _weights(self, pred, labels, params=None):
+        probs = class_logits(pred).softmax(1)
+        s_y = labels.average(lambda y,*_: difficulty(probs, class_ids(y))[0])
+        weights = self.state.weights(s_y, probs.amax(1), params)
+        return weights/weights.mean() if self.normalise else weights
+
+    def before_step(self):
+        due = self.active and (self.n_steps + 1) % self.meta_every == 0
+        if due and self.meta == 'hypergradient': self._virtual.before_step(self.xb, self.pred)
 
     def after_cancel_step(self): self._skipped = True # a step that mixed precision skipped
 
@@ -238,12 +261,22 @@ class LiLAWCallback(MethodCallback):
         "Lines 12 to 20 of Algorithm 1"
         xb,yb = self._next_batch
         loss_func,_ = unmixed(self.learn.loss_func)
-        with torch.no_grad(), self._autocast:
+        with self._autocast: {'direct': self._direct, 'hypergradient': self._hypergradient}[self.meta](loss_func, xb, yb)
+        if self.state.params.device.type == 'cpu': self._check_finite()
+        self._next_batch = self._draw()
+
+    def _direct(self, loss_func, xb, yb):
+        with torch.no_grad():
             pred = to_float(forward_aside(self.model, *xb, training=self.meta_mode == 'train'))
             losses = sample_losses(loss_func, pred, *yb)
             self.state.step(*difficulty(class_logits(pred).softmax(1), class_ids(yb[0], 'validation')), losses.float())
-        if self.state.params.device.type == 'cpu': self._check_finite()
-        self._next_batch = self._draw()
+
+    def _hypergradient(self, loss_func, xb, yb):
+        def validation_loss(pred): return sample_losses(loss_func, to_float(pred), *yb).mean()
+        logits,tangents = map(to_float, self._virtual.tangents(xb, validation_loss, self.meta_mode == 'train'))
+        def weighted_losses(params, z):
+            return self._weights(logits if self.detach else z, self._labels, params) * self._labels.average(lambda *y: sample_losses(loss_func, z, *y))
+        self.state.descend(hypergradient(weighted_losses, self.state.params, logits, tangents))
 
     def _check_finite(self):
         if not self.state.finite: raise ValueError(
