@@ -104,7 +104,7 @@ class Twin:
         self._create_opt(learn)
         self.opt.load_state_dict({k: L(v) if k == 'hypers' else v for k,v in sd['opt'].items()})
 
-# %% ../../nbs/14_callback.confidence.ipynb #8cf0d266
+# %% ../../nbs/14_callback.confidence.ipynb #39e183a9
 class SecondView(Transform):
     "Put before the transforms of a batch, it sends a copy of each training batch through them; `batch` is what comes out"
     order = -1000
@@ -136,10 +136,11 @@ def shifted(
     seed:int, # >= 0
 )->Tensor: # (B, C, H, W)
     "Each image moved by up to an eighth of its height and width, at random; what comes in is mirrored"
-    b,_,h,w = x.shape
+    b,c,h,w = x.shape
     generator = torch.Generator().manual_seed(seed)
     rows,columns = (_moved(b, n, generator).to(x.device) for n in (h, w))
-    return x[torch.arange(b, device=x.device)[:,None,None,None], torch.arange(x.shape[1], device=x.device)[None,:,None,None], rows[:,None,:,None], columns[:,None,None,:]]
+    samples,channels = torch.arange(b, device=x.device),torch.arange(c, device=x.device)
+    return x[samples[:,None,None,None], channels[:,None,None], rows[:,None,:,None], columns[:,None,None,:]]
 
 def _moved(b, n, generator):
     "Positions 0..n-1 moved by up to n/8, mirrored at the ends, (b, n)"
@@ -172,7 +173,7 @@ def accuracy_of(
             n_right,n = n_right + (model(*xb).argmax(1) == class_ids(y)).sum().item(),n + len(y)
     return n_right/n
 
-# %% ../../nbs/14_callback.confidence.ipynb #7f657cce
+# %% ../../nbs/14_callback.confidence.ipynb #aa2318dc
 PENALTIES = 'euclidean','distillation'
 
 def _check(ok, name, value, remedy):
@@ -190,7 +191,7 @@ class TwoModelConfidenceCallback(MethodCallback):
         alpha:float=1., # Weight of the cross-entropy, > 0
         penalty:float=1e-4, # lambda, >= 0: towards 0 two models of their own, large = one
         penalty_kind:str='euclidean', # Distance of the parameters ('euclidean') or of the predictions ('distillation')
-        jsd:float=20., # rho, >= 0: weight of the agreement of two views; 0 = no second view
+        jsd:float=5., # rho, >= 0: weight of the agreement of two views; 0 = no second view
         correct_from:float=.25, # Share of the fit after which labels are corrected, in [0, 1]; 1 = never
         correct_mix:float=.5, # Share of the twin in the corrected label, in [0, 1]
         models:int=2, # 1: the twin is the model itself, eq. (4), without penalty, second view and correction
