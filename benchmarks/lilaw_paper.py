@@ -2,7 +2,7 @@
 
 python benchmarks/lilaw_paper.py table3 --root DIR               ECG5000, stacked LSTM, at the paper's settings; DIR has ECG5000/ECG5000_TRAIN and _TEST as the archive has them
 python benchmarks/lilaw_paper.py table2 --root DIR               BreastMNIST at 28 pixels; DIR has breastmnist.npz
-python benchmarks/lilaw_paper.py PRESET                          one of those on scikit-learn's digits: table6 table7 table9 table11 table12 options
+python benchmarks/lilaw_paper.py PRESET                          one of those on scikit-learn's digits: alpha table6 table7 table9 table11 table12 options
 [--data fashion --npz FILE]                                      such a preset on the first 10,000 training images of FashionMNIST
 [--noise 0 .5] [--methods ce lilaw] [--seeds 3] [--epochs N] [--out FILE.csv]
 
@@ -10,6 +10,7 @@ table2   image sets and noise (also Table 15)    table9   validation labels clea
 table3   ECG5000                                 table11  focal loss
 table6   each of the three terms and each pair   table12  size of the validation set, in percent of the training set
 table7   noise levels (also Figure 3)            options  what the paper does not have: hypergradient, weights of mean one, other rates and starts
+alpha    the term of easy samples alone, beside GCE and ALSO
 
 One row per training: accuracy, balanced accuracy, macro-F1 and macro-AUROC on the clean test set after the last epoch; accuracy at the best epoch (`best`: nobody can know
 it) and at the one with the lowest loss on the noisy validation set (`early`, what early stopping without a limit of patience would keep); and the three numbers at the end.
@@ -37,6 +38,7 @@ def focal(**kwargs): return lambda: dict(loss_func=FocalLossFlat(), **(dict(cbs=
 
 TERMS = ['alpha,beta', 'alpha,delta', 'beta,delta', 'alpha', 'beta', 'delta']
 for o in TERMS: register_method(f'lilaw:{o}', lilaw(terms=o.split(',')), 'a part of LiLAW')
+register_method('lilaw:alpha, detached', lilaw(terms='alpha', detach=True), 'a part of LiLAW')
 FAST = dict(meta='hypergradient', lr=100., wd=0.)
 OPTIONS = {'hypergradient': FAST, 'hypergradient of the head': dict(**FAST, meta_of='head'), 'hypergradient, mean one': dict(**FAST, normalise=True), 'mean one': dict(normalise=True),
            'lr=.5': dict(lr=.5), '10,1,1': dict(alpha=10., beta=1., delta=1.)}
@@ -50,6 +52,7 @@ PRESETS = dict(
     table2=dict(data='breastmnist', noise=[0., .1, .2, .3, .4, .5], methods=['ce', 'lilaw'], epochs=100, lr=1e-4, schedule='steps'),
     table6=dict(data='digits', noise=[0., .5], methods=['ce', 'lilaw', *[f'lilaw:{o}' for o in TERMS]], **CPU),
     table7=dict(data='digits', noise=[i/10 for i in range(10)], methods=['ce', 'lilaw'], **CPU),
+    alpha=dict(data='digits', noise=[0., .2, .4, .6, .8], methods=['ce', 'lilaw', 'lilaw:alpha', 'lilaw:alpha, detached', 'gce', 'also'], **CPU),
     table9=dict(data='digits', noise=[0., .5], methods=['ce', 'lilaw'], variants=['as it is', 'clean validation', 'clean part of training'], **CPU),
     table11=dict(data='digits', noise=[0., .5], methods=['ce', 'lilaw', 'focal', 'lilaw+focal'], **CPU),
     options=dict(data='digits', noise=[0., .5], methods=['ce', 'lilaw', *[f'lilaw:{o}' for o in OPTIONS]], **CPU),
@@ -81,7 +84,7 @@ def ecg5000(args, noise, seed, variant):
 
 def breastmnist(args, noise, seed, variant):
     dls = medmnist_dls('breastmnist', noise=noise or None, seed=seed, bs=128, root=args.root, download=False, rgb=False, device='cpu')
-    return dls,partial(small_cnn, dls.n_channels, dls.c)
+    return dls,partial(small_cnn, dls.n_channels, dls.c, 2)
 
 DATA = dict(digits=digits, fashion=fashion, ecg5000=ecg5000, breastmnist=breastmnist)
 
