@@ -6,6 +6,8 @@ from fastnoisy.bench import clean_accuracy, known_methods, n_found, suspicion
 from fastnoisy.callback.bmm import evaluation_losses
 from fastnoisy.noise import LabelNoise
 from conftest import blob_learner, blobs
+from fastai.callback.core import Callback
+from fastnoisy.core import Method
 from fastnoisy.callback.also import ALSOCallback
 
 def run(method='ce', seed=0, **kwargs): return run_one(digits_dls(noise=.4, device='cpu'), partial(small_cnn, 3, 10), method, 2, seed=seed, **kwargs)
@@ -26,8 +28,16 @@ def test_clean_test_is_the_accuracy_on_the_test_set():
     assert (preds.argmax(1) == targs).float().mean().item() == pytest.approx(row['last'])
     assert learn.recorder.values == learn.recorder.values and learn.clean_test.accuracies[-1] == row['last']
 
-def test_best_valid_is_the_test_accuracy_of_the_best_validation_epoch():
-    learn,row = run_one(digits_dls(noise=.4, device='cpu'), partial(small_cnn, 3, 10), epochs=5, lr=.05, schedule='cosine')
+class Ruins(Callback):
+    "What has been learnt is lost in the last epoch"
+    run_valid = False
+    def after_batch(self):
+        if self.epoch == self.n_epoch - 1:
+            for p in self.model.parameters(): p.data.zero_()
+
+def test_best_valid_is_the_test_accuracy_of_the_best_validation_epoch(monkeypatch):
+    monkeypatch.setitem(METHODS, 'ruins', Method('ruins', lambda: dict(cbs=Ruins()), ''))
+    learn,row = run_one(digits_dls(noise=.4, device='cpu'), partial(small_cnn, 3, 10), 'ruins', epochs=5, lr=.05, schedule='cosine')
     valid = [o[2] for o in learn.recorder.values]
     best = int(np.argmax(valid)) # the first of equals
     assert best < 4 and row['best_valid'] == learn.clean_test.accuracies[best] and learn.best_valid.best_epoch == best

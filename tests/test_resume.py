@@ -34,6 +34,14 @@ def assert_same(learn, whole):
     assert a.keys() == b.keys()
     for k in a: assert same(a[k], b[k]), k
 
+@pytest.fixture(autouse=True, scope='module')
+def one_thread():
+    "Bit for bit is for one number of threads, and the processes that are killed have one"
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
+
 @pytest.fixture(scope='module')
 def wholes(tmp_path_factory):
     "Uninterrupted trainings, made when they are first asked for"

