@@ -1,8 +1,9 @@
 "The program: what it prints and writes, wrong arguments, interruption."
 import re, subprocess, sys
 import pytest
+from hypothesis import given, settings, strategies as st
 from PIL import Image
-from fastnoisy.all import METHODS
+from fastnoisy.all import METHODS, as_method, as_noise
 from fastnoisy.cli import DEMO, demo, main, parser
 from readme import root
 
@@ -37,6 +38,24 @@ def test_demo_without_noise(tmp_path):
 def test_wrong_arguments(args, says, capsys):
     with pytest.raises(SystemExit) as e: main(args)
     assert e.value.code == 2 and says in capsys.readouterr().err
+
+WORDS = ['demo', 'bench', 'audit', '--noise', '--methods', '--epochs', '--seeds', '--out', '--csv', '--list', '.2', '1e999', 'nan', '-1', '3', 'gce:q=.5+also', 'symmetric:.2,.5']
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(WORDS) | st.text(max_size=8), max_size=7))
+def test_any_words_are_a_command_or_wrong_usage(words):
+    try: args = parser().parse_args(words)
+    except SystemExit as e: assert e.code in (0, 2)
+    else: assert callable(args.run)
+
+PIECES = st.sampled_from(['gce', 'also', 'lilaw', 'symmetric', 'pair', ':', '+', '=', ',', 'q', 'detach', '.5', '1e999', 'nan', 'None', '()', '__import__("os")', "'a'", ' ']) | st.text(max_size=3)
+
+@settings(deadline=None)
+@given(st.lists(PIECES, max_size=6).map(''.join))
+def test_any_text_is_a_name_or_a_value_error(text):
+    for f in (as_method, as_noise):
+        try: f(text)
+        except ValueError as e: assert str(e)
 
 def test_unknown_method(tmp_path):
     with pytest.raises(SystemExit, match='choose from ce'): main(['demo', '--methods', 'nope', '--out', str(tmp_path)])
