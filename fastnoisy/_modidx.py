@@ -685,6 +685,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'fastnoisy/data/noisy.py'),
                                       'fastnoisy.data.noisy._changed': ('data.noisy.html#_changed', 'fastnoisy/data/noisy.py'),
                                       'fastnoisy.data.noisy._like': ('data.noisy.html#_like', 'fastnoisy/data/noisy.py'),
+                                      'fastnoisy.data.noisy._set_items': ('data.noisy.html#_set_items', 'fastnoisy/data/noisy.py'),
                                       'fastnoisy.data.noisy._shallow': ('data.noisy.html#_shallow', 'fastnoisy/data/noisy.py'),
                                       'fastnoisy.data.noisy._targets': ('data.noisy.html#_targets', 'fastnoisy/data/noisy.py'),
                                       'fastnoisy.data.noisy._with_dataset': ('data.noisy.html#_with_dataset', 'fastnoisy/data/noisy.py'),

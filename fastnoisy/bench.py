@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['SCHEDULES', 'clean_accuracy', 'CleanTest', 'BestValid', 'known_methods', 'run_one', 'suspicion', 'n_found']
 
-# %% ../nbs/30_bench.ipynb #31a66ea8
+# %% ../nbs/30_bench.ipynb #810214cd
 import random, time
 from contextlib import contextmanager
 import numpy as np
-import torch
 from fastcore.foundation import L
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
@@ -18,23 +17,18 @@ from fastai.callback.tracker import TrackerCallback
 from fastai.learner import Learner, ValueMetric
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
-from fastai.torch_core import set_seed, to_device
-from .aside import model_mode
+from fastai.torch_core import set_seed
 from .callback.bmm import evaluation_losses
+from .callback.confidence import accuracy_of
 from .core import METHODS
 from .methods import as_method
 
-# %% ../nbs/30_bench.ipynb #e3e0ee36
+# %% ../nbs/30_bench.ipynb #62318b98
 def clean_accuracy(
     learn, # `Learner` with clean labels in `dls.test`
 )->float: # In [0, 1]
     "Accuracy on `dls.test`, in eval mode; nothing else notices"
-    device,n_right,n = next(learn.model.parameters()).device,0,0
-    with torch.no_grad(), model_mode(learn.model, False):
-        for xb,yb in learn.dls.test:
-            pred = learn.model(to_device(xb, device)).argmax(1).cpu()
-            n_right,n = n_right + (pred == yb.cpu()).sum().item(),n + len(yb)
-    return n_right/n
+    return accuracy_of(learn.model, learn.dls.test)
 
 class CleanTest(Callback):
     "The accuracy on `dls.test` after each epoch"

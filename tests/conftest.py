@@ -39,6 +39,15 @@ def blob_learner(cbs=None, dls=None, seed=0, **kwargs):
     learn.remove_cbs(ProgressCallback)
     return learn
 
+def fitted_blobs(cbs=None, n=3, dls=None, lr=1e-2, **kwargs):
+    "A learner of blobs after `n` epochs, the same batches and dropout each time"
+    torch.manual_seed(7)
+    dls = dls or blob_dls()
+    dls.train.rng.seed(3)
+    learn = blob_learner(cbs=cbs, dls=dls, **kwargs)
+    learn.fit(n, lr)
+    return learn
+
 def weights_of(model): return torch.cat([p.detach().flatten() for p in model.state_dict().values()]).float()
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from fastnoisy.all import METHODS, LiLAWCallback, digits_dls, run_one, small_cnn
 from fastnoisy.callback.also import ALSOCallback, ALSOWeights, also_update
 from fastnoisy.core import Method
 from fastnoisy.optimizer import ALSOAdam, also_adam
-from conftest import blob_dls, blob_learner, blobs, run_in_parts, weights_of
+from conftest import blob_dls, blobs, fitted_blobs as fitted, run_in_parts, weights_of
 from test_core import Spy, Stop
 
 def batches(n, bs, steps, seed=0, replace=False):
@@ -120,14 +120,6 @@ def test_scale_does_not_depend_on_n_or_batch_size():
     assert max(values) - min(values) < .35 and all(v == pytest.approx(-(1.8/.5)*(1 - math.exp(-2)), abs=.4) for v in values)
 
 # the callback
-
-def fitted(cbs, n=3, dls=None, **kwargs):
-    torch.manual_seed(7)
-    dls = dls or blob_dls()
-    dls.train.rng.seed(3)
-    learn = blob_learner(cbs=cbs, dls=dls, **kwargs)
-    learn.fit(n, 1e-2)
-    return learn
 
 def test_callback_is_the_dense_update_step_by_step():
     spy,cb = Spy(),ALSOCallback(temperature=.5, horizon=2.)

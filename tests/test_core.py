@@ -13,7 +13,7 @@ from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.interpret import ClassificationInterpretation
 from fastai.losses import FocalLossFlat
 from fastnoisy.core import METHODS, Labels, MethodCallback, SampleCallback, can_unreduce, register_method, sample_losses, weighted_loss
-from conftest import blob_dls, blob_learner, blobs, small_model, weights_of
+from conftest import blob_dls, blob_learner, blobs, fitted_blobs, small_model, weights_of
 
 class Weigh(MethodCallback):
     "Weights that depend on the sample id only"
@@ -37,13 +37,7 @@ class Spy(Callback):
         self.seen.append({k: getattr(o, k).detach().clone() for k in ('sample_ids', 'sample_loss', 'sample_weight', 'loss', 'loss_grad')}
                          | dict(y=o.yb[0].clone(), pred=o.pred.detach().clone()))
 
-def fitted(cbs=None, n=2, seed=0, dls=None, **kwargs):
-    torch.manual_seed(7)
-    dls = dls or blob_dls()
-    dls.train.rng.seed(3)
-    learn = blob_learner(cbs=cbs, dls=dls, seed=seed, **kwargs)
-    learn.fit(n, 1e-2)
-    return learn
+def fitted(cbs=None, n=2, seed=0, dls=None, **kwargs): return fitted_blobs(cbs, n, dls, seed=seed, **kwargs)
 
 # the loss of each sample
 

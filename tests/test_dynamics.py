@@ -18,7 +18,7 @@ from fastnoisy.callback.dynamics import DynamicsCallback, last_linear
 from fastnoisy.callback.lilaw import LiLAWCallback, lilaw_terms
 from fastnoisy.noise import LabelNoise
 from fastnoisy.scores import SCORES, ScoreState
-from conftest import blob_dls, blob_learner, blobs, run_in_parts, small_model, weights_of
+from conftest import blob_dls, blob_learner, blobs, fitted_blobs, run_in_parts, small_model, weights_of
 from test_core import AutocastCPU, Relabel, Stop, Weigh, image_learner
 from test_scores import by_hand
 
@@ -33,13 +33,7 @@ def noisy_dls(wrong=range(0, 96, 4), **kwargs):
     dls.noise = LabelNoise(given, true, 3)
     return dls
 
-def fitted(cbs=None, n=3, dls=None, lr=1e-2, **kwargs):
-    torch.manual_seed(7)
-    dls = dls or noisy_dls()
-    dls.train.rng.seed(3)
-    learn = blob_learner(cbs=cbs, dls=dls, **kwargs)
-    learn.fit(n, lr)
-    return learn
+def fitted(cbs=None, n=3, dls=None, **kwargs): return fitted_blobs(cbs, n, dls or noisy_dls(), **kwargs)
 
 def raw(learn): return {k: v.values for k,v in learn.dynamics.scores().items()}
 def same(a, b):

@@ -21,7 +21,7 @@ from fastnoisy.data.digits import digits_dls, small_cnn
 from fastnoisy.mixture import BetaMixture
 from fastnoisy.neighbors import embed, knn_vote
 from fastnoisy.noise import LabelNoise
-from conftest import blob_dls, blob_learner, blobs, run_in_parts, weights_of
+from conftest import blob_dls, blob_learner, blobs, fitted_blobs, run_in_parts, weights_of
 from test_core import AutocastCPU, Stop
 
 WRONG = torch.arange(0, 96, 4) # 24 of 96, 8 of each class
@@ -41,13 +41,7 @@ def known(ids=WRONG):
 
 def oracle(k=10, start=1, **kwargs): return KNNCorrectionCallback(**{**dict(k=k, start=start, suspicion=known(), agreement=.6, max_share=1.), **kwargs})
 
-def fitted(cbs=None, n=3, dls=None, lr=1e-2, **kwargs):
-    torch.manual_seed(7)
-    dls = dls or noisy_dls()
-    dls.train.rng.seed(3)
-    learn = blob_learner(cbs=cbs, dls=dls, **kwargs)
-    learn.fit(n, lr)
-    return learn
+def fitted(cbs=None, n=3, dls=None, **kwargs): return fitted_blobs(cbs, n, dls or noisy_dls(), **kwargs)
 
 class Noted(Callback):
     "Labels and weights in force in each epoch, by id"

@@ -15,7 +15,7 @@ from fastai.callback.training import GradientAccumulation
 from fastai.losses import FocalLossFlat
 from fastnoisy.callback.lilaw import (TERMS, LiLAWCallback, LiLAWState, difficulty, in_order, lilaw_gradient, lilaw_terms, plot_weights, terms_at)
 from fastnoisy.core import METHODS
-from conftest import blob_dls, blob_learner, blobs, run_in_parts, weights_of
+from conftest import blob_dls, blob_learner, blobs, fitted_blobs, run_in_parts, weights_of
 from test_core import AutocastCPU, Relabel, Stop, Weigh, image_learner
 
 def batch(n=32, k=5, dtype=torch.float32, scale=2.):
@@ -170,13 +170,7 @@ def test_algorithm_1_line_by_line(detach, wd, lr):
     torch.testing.assert_close(torch.tensor([cb.alpha, cb.beta, cb.delta]), torch.stack(abd).detach(), rtol=1e-4, atol=1e-5)
     assert len(cb.state.path) == 12
 
-def fitted(cb, n=3, dls=None, cbs=(), **kwargs):
-    torch.manual_seed(7)
-    dls = dls or blob_dls()
-    dls.train.rng.seed(3)
-    learn = blob_learner(cbs=[cb, *cbs], dls=dls, **kwargs)
-    learn.fit(n, 1e-2)
-    return learn
+def fitted(cb, n=3, dls=None, cbs=(), **kwargs): return fitted_blobs([cb, *cbs], n, dls, **kwargs)
 
 def test_warmup_is_plain_training():
     plain = blob_dls()

@@ -160,20 +160,20 @@ def soft_losses(
     if not isinstance(ce, nn.CrossEntropyLoss): return Labels(yb, soft=labels).average(partial(sample_losses, loss_func, pred))
     return F.cross_entropy(pred, labels.to(pred), ce.weight, label_smoothing=ce.label_smoothing, reduction='none')
 
-# %% ../../nbs/14_callback.confidence.ipynb #49e74b38
+# %% ../../nbs/14_callback.confidence.ipynb #c0fa1d9e
 def accuracy_of(
     model:nn.Module,
     dl, # Loader with class ids as targets
 )->float:
-    "Accuracy of `model` in eval mode; nothing else notices"
+    "Accuracy of `model` in eval mode"
     device,n_right,n = next(model.parameters()).device,0,0
-    with OwnRandom(0), torch.no_grad(), model_mode(model, False):
+    with torch.no_grad(), model_mode(model, False):
         for b in dl:
             *xb,y = plain_tensors(to_device(b, device))
             n_right,n = n_right + (model(*xb).argmax(1) == class_ids(y)).sum().item(),n + len(y)
     return n_right/n
 
-# %% ../../nbs/14_callback.confidence.ipynb #aa2318dc
+# %% ../../nbs/14_callback.confidence.ipynb #29e6dae6
 PENALTIES = 'euclidean','distillation'
 
 def _check(ok, name, value, remedy):
@@ -340,7 +340,7 @@ class TwoModelConfidenceCallback(MethodCallback):
         models = dict(model=get_model(self.model), robust=self.robust_model) if self.models == 2 else dict(model=get_model(self.model))
         row = {}
         for (name,model),right in zip(models.items(), self._right.cpu()):
-            row[f'{name}_test'] = accuracy_of(model, self._test_dl())
+            with OwnRandom(0): row[f'{name}_test'] = accuracy_of(model, self._test_dl())
             for part,which in parts.items(): row[f'{name}_{part}'] = right[which].nanmean().item()
         return row
 

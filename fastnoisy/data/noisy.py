@@ -89,7 +89,12 @@ def targets_of(
                         'so neither regression nor several labels for a sample')
     return targets
 
-# %% ../../nbs/05_data.noisy.ipynb #d8021002
+# %% ../../nbs/05_data.noisy.ipynb #f8210702
+def _set_items(dataset, items):
+    "Give a copy of a `Datasets` lists of its own, over other items"
+    dataset.tls = L(_shallow(tl) for tl in dataset.tls)
+    for tl in dataset.tls: tl.items = items
+
 def _with_targets(dataset, given):
     "Returns a data set of the same kind with the given class ids"
     new = None if not isinstance(dataset, (Tabular, Datasets)) else _shallow(dataset)
@@ -98,9 +103,7 @@ def _with_targets(dataset, given):
         column = dataset.y_names[0]
         new.items = dataset.items.assign(**{column: given.numpy().astype(dataset.items[column].dtype)})
     elif isinstance(dataset.items, ArrayItems):
-        items = ArrayItems(dataset.items.images, given.numpy())
-        new.tls = L(_shallow(tl) for tl in dataset.tls)
-        for tl in new.tls: tl.items = items
+        _set_items(new, ArrayItems(dataset.items.images, given.numpy()))
     elif hasattr(dataset, 'ptls'):
         y = dataset[:][-1]
         new.ptls = L(*dataset.ptls[:-1], given.to(y.dtype).as_subclass(type(y)))
@@ -195,7 +198,7 @@ class ChangedDataset(GetAttr):
         image, *rest = self.dataset[i]
         return (_changed(image, self.model, self.seeds[i]) if self.changed[i] else image, *rest)
 
-# %% ../../nbs/05_data.noisy.ipynb #f5f8c3b7
+# %% ../../nbs/05_data.noisy.ipynb #7f950d55
 def _with_inputs(dataset, model, changed, seeds):
     "Returns a data set of the same kind in which the planned samples are changed"
     if isinstance(dataset, Tabular) or hasattr(dataset, 'ptls'): raise TypeError(f'{type(dataset).__name__} has no images: noisy_inputs changes images alone')
@@ -204,9 +207,7 @@ def _with_inputs(dataset, model, changed, seeds):
     if isinstance(dataset.items, ArrayItems):
         images, rows = dataset.items.images.copy(), changed.numpy()
         images[rows] = model.apply(images[rows], seeds[changed])
-        items = ArrayItems(images, dataset.items.labels)
-        new.tls = L(_shallow(tl) for tl in dataset.tls)
-        for tl in new.tls: tl.items = items
+        _set_items(new, ArrayItems(images, dataset.items.labels))
         return new
     inputs = _shallow(dataset.tls[0], ChangedInputs)
     inputs.model,inputs.changed,inputs.seeds = model,changed,seeds
