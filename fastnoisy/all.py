@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/31_all.ipynb #fbdc7678
+# %% ../nbs/31_all.ipynb #36c41479
 from .core import *
 from .losses import *
 from .noise import *
@@ -29,10 +29,12 @@ from .mixture import *
 from .scores import *
 from .report import *
 from .methods import *
+from .measures import *
 from .bench import *
 from .calibration import calibrate, ece
 from .data.sets import DATASETS, register_dataset
-from .grid import PRESETS, run_grid
+from .presets import PRESETS
+from .grid import run_grid
 from .grid_report import *
 from .audit import audit
 __all__ = [o for o in globals() if not o.startswith('_')]

@@ -80,13 +80,17 @@ def _audit(**options):
     from fastnoisy.audit import audit
     if audit(**options).partial: sys.exit('fastnoisy: interrupted, so the results are partial')
 
-# %% ../nbs/32_cli.ipynb #a3057abc
+# %% ../nbs/32_cli.ipynb #c3f98c99
 def _print_names():
     from fastnoisy.all import DATASETS, METHODS, PRESETS
+    from fastnoisy.presets import CPU
+    from fastnoisy.variants import INPUT_NOISES, VARIANTS
     for title,names in (('methods (combine them: gce+also; give options: gce:q=.5)', METHODS), ('data sets', DATASETS)):
         print(f'{title}:')
         for o in names.values(): print(f'  {o.name:<18} {o.summary}{f" (needs {o.needs})" if o.needs else ""}')
-    print('presets:', *(f'  {name}: {preset}' for name,preset in PRESETS.items()), sep='\n')
+    print('noise in the images:', *(f'  {name}' for name in INPUT_NOISES), sep='\n')
+    print('variants:', *(f'  {name:<18} {o}' for name,o in VARIANTS.items()), sep='\n')
+    print('presets:', *(f'  {name}{" (also with --scale cpu)" if name in CPU else ""}: {preset}' for name,preset in PRESETS.items()), sep='\n')
 
 def _split(texts): return [o for text in texts for o in text.split(',') if o]
 
@@ -101,7 +105,7 @@ def _bench(report=None, names=False, methods=None, **options):
         run_grid(**{k: v for k,v in options.items() if v is not None})
     print(f'\n{grid_report(report)}\nThis report, with its figures: {Path(report)/"report.md"}')
 
-# %% ../nbs/32_cli.ipynb #372b3686
+# %% ../nbs/32_cli.ipynb #31911795
 def _positive(s):
     n = int(s)
     if n < 1: raise argparse.ArgumentTypeError(f'{s} is not a number >= 1')
@@ -167,6 +171,7 @@ _BENCH_EXAMPLES = '''examples:
   fastnoisy bench --methods ce gce also gce+also --noise symmetric:.2,.5 asymmetric:.4 --seeds 5
   fastnoisy bench --preset fashion10k --root data       data/fashion_mnist.npz, or the four IDX files
   fastnoisy bench --preset apl-paper --root data        CIFAR-10, ResNet-18: for a GPU
+  fastnoisy bench --preset lilaw-table7 --scale cpu     an experiment of the LiLAW paper, on digits and two cores
   fastnoisy bench --report fastnoisy-bench              the report alone
   fastnoisy bench --list                                methods, data sets, presets
 '''
@@ -174,20 +179,22 @@ _BENCH_EXAMPLES = '''examples:
 def _add_bench(sub):
     b = sub.add_parser('bench', help='compare methods on kinds and rates of noise', epilog=_BENCH_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
                        description='Train each method on each noise with several seeds; write results.csv, curves.csv and report.md. Stopped at any time, the same command goes on.')
-    b.add_argument('--preset', metavar='NAME', help='digits, fashion10k or apl-paper: settings that the options below replace')
-    b.add_argument('--data', metavar='NAME', help='data set (default: digits)')
+    b.add_argument('--preset', metavar='NAME', help='an experiment, see --list: settings that the options below replace')
+    b.add_argument('--scale', metavar='cpu', help="the preset's data, network and epochs for two cores (default: those of the paper)")
+    b.add_argument('--data', nargs='+', metavar='NAME', help='data sets; breastmnist:224 has its images enlarged to 224 pixels (default: digits)')
     b.add_argument('--noise', nargs='+', metavar='MODEL:RATES', help='such as symmetric:0,.2,.5 pair:.3 (default: symmetric:0,.2,.5,.8 asymmetric:0,.1,.25,.4)')
     b.add_argument('--methods', nargs='+', metavar='NAME', help='such as ce gce:q=.5 gce+also (default: ce gce sce nce+rce also)')
     b.add_argument('--seeds', type=_positive, help='how many (default: 3)')
     b.add_argument('--seed', type=int, help='the first of them (default: 0)')
-    b.add_argument('--arch', help='small_cnn, small_cnn:2 (stride), resnet18-32 or the name of a timm model (default: that of the data set)')
+    b.add_argument('--arch', help='small_cnn, small_cnn:2 (stride), resnet18-32, stacked-lstm or the name of a timm model, resnet18:pretrained (default: that of the data set)')
     b.add_argument('--epochs', type=_positive, help='default: 30')
     b.add_argument('--lr', type=float, help='highest learning rate (default: 0.003)')
     b.add_argument('--wd', type=float, help='weight decay (default: 0.01)')
-    b.add_argument('--optimizer', help="adam, fastai's, or adamw, PyTorch's (default: adam)")
-    b.add_argument('--schedule', help='one-cycle or cosine (default: one-cycle)')
+    b.add_argument('--optimizer', help="adam, fastai's, or torch-adam, adamw, PyTorch's (default: adam)")
+    b.add_argument('--schedule', help='one-cycle, cosine, linear, steps or flat (default: one-cycle)')
     b.add_argument('--bs', type=_positive, help='samples in a training batch (default: that of the data set)')
-    b.add_argument('--clean-valid', action='store_true', default=None, help='right validation labels (default: as noisy as those for training)')
+    b.add_argument('--variants', nargs='+', metavar='NAME', help='plain, clean-valid (right validation labels), moved-valid, valid:.05, last-two (default: plain)')
+    b.add_argument('--detect', nargs='+', type=_positive, metavar='EPOCH', help='after these epochs, measure how well the wrong samples are found')
     b.add_argument('--root', help='file or folder of the data set')
     b.add_argument('--download', action='store_true', default=None, help='fetch the files of the data set if they are not there')
     b.add_argument('--jobs', type=_positive, help='processes (default: one per core, or one for a GPU)')

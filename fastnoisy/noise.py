@@ -220,7 +220,7 @@ register_noise('symmetric', lambda rate: SymmetricNoise(rate))
 register_noise('symmetric-self', lambda rate: SymmetricNoise(rate, include_self=True))
 register_noise('pair', lambda rate: PairNoise(rate))
 
-# %% ../nbs/02_noise.ipynb #a9550feb
+# %% ../nbs/02_noise.ipynb #d8f07aa7
 def _number(text):
     try: return float(text)
     except ValueError: return text
@@ -236,7 +236,8 @@ def parse_noise(
     wants = signature(NOISES[name])
     try: wants.bind(*options)
     except TypeError: raise ValueError(f'noise={text!r}: write {":".join([name, *map(str, wants.parameters.values())])}') from None
-    return NOISES[name](*options)
+    try: return NOISES[name](*options)
+    except TypeError as e: raise ValueError(f'noise={text!r}: {e}') from e
 
 # %% ../nbs/02_noise.ipynb #223e25d4
 def as_noise(

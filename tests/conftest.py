@@ -77,4 +77,4 @@ def run_in_parts(make_learner, stops):
 def battery():
     "Names of the methods that every battery is run for: all with callbacks. Of the bare losses, which differ in a formula only, three stand for the others"
     from fastnoisy.all import METHODS
-    return [o for o,m in METHODS.items() if 'images' not in m.needs and ('cbs' in m.make() or o in ('ce', 'gce', 'js'))]
+    return [o for o,m in METHODS.items() if not m.needs.startswith(('images', 'known noise')) and ('cbs' in m.make() or o in ('ce', 'gce', 'js'))]

@@ -2,13 +2,10 @@
 from functools import partial
 import numpy as np, pytest, torch
 from fastnoisy.all import METHODS, digits_dls, run_one, small_cnn
-from fastnoisy.bench import clean_accuracy, known_methods, n_found, suspicion
-from fastnoisy.callback.bmm import evaluation_losses
-from fastnoisy.noise import LabelNoise
-from conftest import blob_learner, blobs
+from fastnoisy.bench import SCHEDULES, clean_accuracy, known_methods
 from fastai.callback.core import Callback
 from fastnoisy.core import Method
-from fastnoisy.callback.also import ALSOCallback
+from fastnoisy.measures import wrong_samples
 
 def run(method='ce', seed=0, **kwargs): return run_one(digits_dls(noise=.4, device='cpu'), partial(small_cnn, 3, 10), method, 2, seed=seed, **kwargs)
 
@@ -75,21 +72,31 @@ def test_unknown_method():
     with pytest.raises(ValueError, match='choose from'): known_methods([])
     assert known_methods(None) == list(METHODS)
 
-def test_suspicion_is_the_loss_or_the_weight():
-    learn = blob_learner()
-    learn.fit(1)
-    assert (suspicion(learn) == evaluation_losses(learn)).all()
-    learn.fit(1, cbs=ALSOCallback())
-    learn = blob_learner(ALSOCallback())
-    learn.fit(1)
-    assert (suspicion(learn) == -learn.also.to_frame().weight).all()
+class Rates(Callback):
+    "Learning rate of each batch, and which samples were seen"
+    def before_fit(self): self.rates,self.ids = [],set()
+    def after_batch(self):
+        if self.training: self.rates.append(self.opt.hypers[-1]['lr'])
 
-def test_n_found(monkeypatch):
-    learn,(_,y) = blob_learner(),blobs()
-    given = y.clone()
-    given[:10] = (y[:10] + 1) % 3
-    learn.dls.noise = LabelNoise(given, y, 3)
-    values = np.zeros(96)
-    values[[0, 1, 2, 50, 51, 52, 53, 54, 55, 56]] = 1
-    monkeypatch.setattr('fastnoisy.bench.suspicion', lambda learn: values)
-    assert n_found(learn) == 3
+@pytest.mark.parametrize('schedule, expected', [('flat', lambda pct: 1.), ('linear', lambda pct: 1 - pct), ('steps', lambda pct: 1. if pct < .5 else .1 if pct < .75 else .01)])
+def test_schedules(schedule, expected):
+    rates = Rates()
+    run_one(digits_dls(device='cpu'), partial(small_cnn, 3, 10), 'ce', 4, lr=.01, schedule=schedule, cbs=rates)
+    n = len(rates.rates)
+    assert rates.rates == pytest.approx([.01*expected(i/n) for i in range(n)]) and schedule in SCHEDULES
+
+def test_callbacks_beside_those_of_the_method():
+    rates = Rates()
+    learn,_ = run('also', cbs=rates)
+    assert hasattr(learn, 'also') and rates.rates
+
+def test_oracle_trains_on_the_right_samples_alone():
+    class Seen(Callback):
+        order,ids = 10,set()
+        def before_batch(self):
+            if self.training: self.ids.update(self.learn.sample_ids.tolist())
+    seen = Seen()
+    learn,_ = run('oracle', cbs=seen)
+    assert seen.ids and not wrong_samples(learn.dls)[list(seen.ids)].any()
+    clean,_ = run_one(digits_dls(device='cpu'), partial(small_cnn, 3, 10), 'oracle', 1) # where nothing is wrong it is plain training
+    assert clean.right_samples.keep_samples() is None

@@ -78,9 +78,9 @@ def test_help_and_module():
 
 def test_bench(tmp_path, capsys):
     out = tmp_path/'out'
-    main(['bench', '--methods', 'ce,gce:q=.5', 'gce+also', '--noise', 'symmetric:0,.4', 'pair:.3', '--seeds', '1', '--epochs', '1', '--clean-valid', '--jobs', '1', '--out', str(out)])
+    main(['bench', '--methods', 'ce,gce:q=.5', 'gce+also', '--noise', 'symmetric:0,.4', 'pair:.3', '--seeds', '1', '--epochs', '1', '--variants', 'clean-valid', '--jobs', '1', '--out', str(out)])
     said = capsys.readouterr().out
-    assert '9 cells, 0 of them trained before' in said and '| gce+also |' in said and 'clean_valid True' in said
+    assert '9 cells, 0 of them trained before' in said and '| gce+also |' in said and 'variant clean-valid' in said
     assert {'results.csv', 'curves.csv', 'report.md', 'rates_1_symmetric.png', 'curves_1_pair_0.3.png'} <= {o.name for o in out.iterdir()}
     main(['bench', '--report', str(out)])
     assert '| gce:q=.5 |' in capsys.readouterr().out
@@ -96,9 +96,10 @@ def test_bench_options_replace_those_of_the_preset(tmp_path, monkeypatch):
 def test_bench_list(capsys):
     main(['bench', '--list'])
     said = capsys.readouterr().out
-    assert all(o in said for o in ('apl-nce-mae', 'fashion10k', 'apl-paper', 'needs images'))
+    assert all(o in said for o in ('apl-nce-mae', 'fashion10k', 'apl-paper', 'needs images', 'lilaw-table7 (also with --scale cpu)', 'zoom-shift', 'moved-valid'))
 
 @pytest.mark.parametrize('args, says', [(['--methods', 'nope'], 'choose from ce'), (['--data', 'nope'], 'choose from digits'), (['--preset', 'fashion10k', '--root', 'nowhere'], 'Put there'),
-                                        (['--report', 'nowhere'], 'has no results.csv')])
+                                        (['--report', 'nowhere'], 'has no results.csv'), (['--scale', 'cpu'], 'give one as preset'), (['--preset', 'digits', '--scale', 'cpu'], 'as it is small'),
+                                        (['--preset', 'lilaw-table3', '--root', 'nowhere'], 'ECG5000')])
 def test_bench_wrong_arguments(args, says, tmp_path):
     with pytest.raises(SystemExit, match=says): main(['bench', '--out', str(tmp_path/'out'), *args])

@@ -6,10 +6,10 @@ from fastai.learner import Learner
 from fastnoisy.bench import run_one
 from fastnoisy.core import METHODS
 from fastnoisy.data.digits import digits_dls, small_cnn
-from fastnoisy.cells import ARCHS, CELL, RESULTS, _model_maker, cell_dls, clean_dls, grid_cells, noise_rates, train_cell
-from fastnoisy.grid import PRESETS, Table, default_jobs, finished, read_table, run_grid
+from fastnoisy.cells import ARCHS, CELL, DETECTION, RESULTS, _model_maker, cell_dls, cell_options, clean_dls, grid_cells, noise_rates, train_cell
+from fastnoisy.data.sets import DATASETS, register_dataset
+from fastnoisy.grid import Table, default_jobs, finished, read_table, run_grid
 from readme import root
-from test_data_sets import write_cifar
 
 SHORT = dict(noise=['symmetric:.4'], methods=['ce', 'gce'], seeds=1, epochs=1)
 
@@ -41,7 +41,8 @@ def test_every_cell_once_and_seed_after_seed():
     assert {(o.arch, o.bs, o.data) for o in cells} == {('small_cnn', 64, 'digits')}
 
 @pytest.mark.parametrize('kwargs, says', [
-    (dict(data='digit'), "data='digit': choose from digits"), (dict(optimizer='lion'), 'choose from adam, adamw'), (dict(schedule='step'), 'choose from one-cycle'),
+    (dict(data='digit'), "data='digit': choose from digits"), (dict(data='digits:big'), 'size of the images in pixels'), (dict(variants=['noisy']), "variant='noisy': choose from plain"),
+    (dict(detect=[0]), 'give epochs, counted from 1'), (dict(data=[]), 'nothing to do'), (dict(optimizer='lion'), 'choose from adam, torch-adam, adamw'), (dict(schedule='step'), 'choose from one-cycle'),
     (dict(seeds=0), 'seeds=0: give at least 1'), (dict(epochs=0), 'epochs=0'), (dict(arch='resnet1'), "arch='resnet1'"), (dict(methods=['nope']), "'nope' is unknown"),
     (dict(methods=['gce:q=3']), 'q must be in'), (dict(noise=['gauss:.3']), 'gauss'), (dict(noise=['symmetric:1.5']), '1.5'), (dict(methods=[]), 'nothing to do'),
     (dict(root='x'), "data='digits'"), (dict(noise=['asymmetric:.2:cifar']), 'one of cifar10')])
@@ -54,35 +55,40 @@ def test_a_missing_file_is_told_before_training(tmp_path):
 
 def test_archs():
     dls = digits_dls(size=32, device='cpu')
-    for name in [*ARCHS, 'resnet10t']:
+    for name in [*(o for o in ARCHS if o != 'stacked-lstm'), 'resnet10t']:
         assert _model_maker(name)(dls)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
     assert ARCHS['resnet18-32'](dls).forward_features(torch.zeros(1, 3, 32, 32)).shape == (1, 512, 4, 4)
     n = sum(p.numel() for p in ARCHS['resnet18-32'](dls).parameters())
     assert n == 11_173_962 # that of the ResNet-18 for CIFAR-10 in common use
 
-def test_presets(monkeypatch):
-    seen = {}
-    monkeypatch.setattr('fastnoisy.cells.clean_dls', lambda data, bs, options: digits_dls(bs=bs or 64, device='cpu'))
-    for name,preset in PRESETS.items(): seen[name] = grid_cells(**preset)
-    paper = seen['apl-paper']
-    assert len(paper) == 7*6 and {o.seed for o in paper} == {42} # a rate of 0 is shared
-    assert {(o.data, o.arch, o.epochs, o.lr, o.wd, o.optimizer, o.schedule, o.bs) for o in paper} == {('cifar10', 'resnet18-32', 30, .01, 5e-4, 'adamw', 'cosine', 128)}
-    assert {(o.noise, o.rate) for o in paper} == {('none', 0), *(('symmetric', r) for r in (.2, .5, .8)), *(('asymmetric:cifar10', r) for r in (.1, .25, .4))}
+def test_pretrained_weights(monkeypatch, tmp_path):
+    dls,seen = digits_dls(device='cpu'),{}
+    monkeypatch.setattr('timm.create_model', lambda name, pretrained, **kwargs: seen.update(name=name, pretrained=pretrained, **kwargs))
+    _model_maker('resnet18.a1_in1k:pretrained')(dls)
+    assert seen == dict(name='resnet18.a1_in1k', pretrained=True, num_classes=10, in_chans=3)
+    def offline(*args, **kwargs): raise OSError('no connection')
+    monkeypatch.setattr('timm.create_model', offline)
+    with pytest.raises(OSError, match='no connection.*leave out ":pretrained", or put the file'): _model_maker('resnet18:pretrained')(dls)
+    with pytest.raises(ValueError, match='name of a timm model'): _model_maker('resnet18:trained')
 
-def test_the_papers_preset_on_a_few_images(tmp_path):
-    write_cifar(tmp_path/'cifar-10-batches-py', True, 40)
-    results = run_grid(tmp_path/'out', jobs=1, preset='apl-paper', root=str(tmp_path), noise=['asymmetric:.4'], methods=['apl-nfl-mae'], epochs=1)
-    row = results.iloc[0]
-    assert (row.data, row.noise, row.method, row.seed, row.arch, row.optimizer) == ('cifar10', 'asymmetric:cifar10', 'apl-nfl-mae', 42, 'resnet18-32', 'adamw')
-    assert 0 <= row.accuracy <= 1 and pd.isna(row.error)
+def test_several_data_sets_and_sizes():
+    cells = grid_cells(['digits', 'digits:16'], **SHORT)
+    assert [o.data for o in cells] == ['digits']*2 + ['digits:16']*2
+    assert clean_dls('digits:16').valid.one_batch()[0].shape[2:] == (16, 16) and clean_dls('digits').train.one_batch()[0].shape[2:] == (8, 8)
 
-def test_unknown_preset(tmp_path):
-    with pytest.raises(ValueError, match='choose from digits, fashion10k, apl-paper'): run_grid(tmp_path, preset='nope')
+def test_share_of_validation_samples():
+    dls = clean_dls('digits', options=cell_options(cell(variant='valid:.3'), {}))
+    assert [len(o.dataset) for o in dls.loaders] == [943, 404, 450]
+    assert cell_options(cell(), dict(root='x')) == dict(root='x')
+    register_dataset('fixed', lambda bs=None: digits_dls(device='cpu'), 'with a split of its own')
+    try:
+        with pytest.raises(ValueError, match="data='fixed'.*valid_share"): grid_cells('fixed', **SHORT, variants=['plain', 'valid:.2'])
+    finally: DATASETS.pop('fixed')
 
 # Labels
 
 def test_noisy_training_and_validation_labels_clean_test():
-    clean,noisy,half = clean_dls('digits', None, {}),*(cell_dls(clean_dls('digits', None, {}), cell(clean_valid=o)) for o in (False, True))
+    clean,noisy,half = clean_dls('digits', None, {}),*(cell_dls(clean_dls('digits', None, {}), cell(variant=o)) for o in ('plain', 'clean-valid'))
     share = lambda dls, i: (dls.loaders[i].dataset.items.labels != clean.loaders[i].dataset.items.labels).mean()
     assert [round(share(noisy, i), 1) for i in range(3)] == [.4, .4, 0] and [round(share(half, i), 1) for i in range(3)] == [.4, 0, 0]
     assert cell_dls(clean, cell(noise='none')) is clean
@@ -95,12 +101,13 @@ def test_methods_of_a_seed_have_the_same_labels():
 
 def test_accuracy_is_that_of_the_best_validation_epoch():
     c = cell(epochs=4, lr=.02)
-    result,curves = train_cell(c)
+    result,curves,found = train_cell(c)
+    assert found == {}
     with torch.random.fork_rng(): # the same training, tested after every epoch
         learn,row = run_one(cell_dls(clean_dls('digits', 64, {}), c), lambda: small_cnn(3, 10), 'ce', 4, .02, c.seed, wd=c.wd)
     best = int(np.argmax(curves['valid_accuracy']))
-    assert result['best_epoch'] == best + 1 and result['accuracy'] == learn.clean_test.accuracies[best]
-    assert result['accuracy_last'] == learn.clean_test.accuracies[-1] and result['valid_accuracy'] == max(curves['valid_accuracy'])
+    assert result['best_epoch'] == best + 1 and result['accuracy'] == pytest.approx(learn.clean_test.accuracies[best], abs=1e-5)
+    assert result['accuracy_last'] == pytest.approx(learn.clean_test.accuracies[-1], abs=1e-5) and result['valid_accuracy'] == max(curves['valid_accuracy'])
     assert result['actual_rate'] == pytest.approx(.4, abs=1e-3)
     assert curves['valid_loss'] == [pytest.approx(o[1], abs=1e-5) for o in learn.recorder.values]
 
@@ -144,7 +151,7 @@ def test_finished_cells_are_not_trained_again(tmp_path, capsys):
     results = run_grid(tmp_path, jobs=1, **{**SHORT, 'methods': ['ce', 'gce', 'mae']})
     assert '3 cells, 2 of them trained before' in capsys.readouterr().out
     assert (tmp_path/'results.csv').read_text().startswith(before) and results.method.tolist() == ['ce', 'gce', 'mae']
-    run_grid(tmp_path, jobs=1, **SHORT, clean_valid=True)
+    run_grid(tmp_path, jobs=1, **SHORT, variants=['clean-valid'])
     assert '0 of them trained before' in capsys.readouterr().out
 
 def test_a_half_written_row_is_trained_again(tmp_path):
@@ -185,6 +192,17 @@ def test_default_jobs(monkeypatch):
     assert default_jobs() >= 1
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     assert default_jobs() == 1
+
+def test_detection_is_written(tmp_path):
+    run_grid(tmp_path, jobs=1, noise=['symmetric:.4', 'zoom-shift:.5'], methods=['also', 'gce'], seeds=1, epochs=2, detect=[2])
+    table = read_table(tmp_path/'detection.csv')
+    assert list(table) == CELL + DETECTION and set(table.epoch) == {2} and table.auc.between(0, 1).all()
+    assert set(table[table.method == 'also'].signal) == {'also'} and {'aum', 'grand'} <= set(table[table.method == 'gce'].signal)
+    assert set(table.noise) == {'symmetric', 'zoom-shift'}
+
+def test_scores_of_both_ends_are_written(tmp_path):
+    row = run_grid(tmp_path, jobs=1, **{**SHORT, 'epochs': 3}).iloc[0]
+    assert row.accuracy <= row.top5 <= 1 and row.accuracy_last <= row.top5_last and row.auroc > .5 and row.ece >= 0 and row.temperature_last > 0
 
 # Interruption
 

@@ -5,7 +5,7 @@ from fastnoisy.cells import CELL, CURVES, RESULTS
 from fastnoisy.grid import Table
 from fastnoisy.grid_report import SETTING, accuracy_table, as_markdown, best_by_far, grid_report, plot_curves, plot_rates, read_grid
 
-BASE = dict(data='digits', arch='small_cnn', epochs=2, lr=.003, wd=.01, optimizer='adam', schedule='one-cycle', bs=64, clean_valid=False)
+BASE = dict(data='digits', arch='small_cnn', epochs=2, lr=.003, wd=.01, optimizer='adam', schedule='one-cycle', bs=64, variant='plain')
 ACCURACY = {'ce': [.70, .72, .74], 'gce': [.90, .91, .92], 'also': [.80, .80, .80]}
 
 def write(out, epochs=2, methods=ACCURACY, seeds=3, error=None):

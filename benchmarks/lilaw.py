@@ -1,0 +1,62 @@
+"""The experiments of the LiLAW paper at the scale of two CPU cores, and what it does not have: the trainings behind nbs/42_tutorial.lilaw.ipynb.
+
+python benchmarks/lilaw.py digits                              tables 1, 6 to 13 and 16 on scikit-learn's digits; the term of easy samples alone; other gradients, rates, starts
+python benchmarks/lilaw.py ecg5000 --root DIR                  Table 3; DIR has ECG5000/ECG5000_TRAIN and _TEST as the archive has them
+python benchmarks/lilaw.py breastmnist --root DIR              Table 2, at 28 pixels from random weights; DIR has breastmnist.npz
+python benchmarks/lilaw.py fashion10k --root FILE.npz          tables 8 and 14: 10,000 images of FashionMNIST, 12 epochs
+python benchmarks/lilaw.py cost --root FILE.npz                digits and FashionMNIST with 50 % wrong labels, every method trained for as long as LiLAW takes for its 30 (12) epochs
+[--jobs 2] [--out DIR] [--collect]
+
+It can be stopped, and goes on from there. What has been trained is collected into results/lilaw_PART.csv, one row per training, and results/lilaw_PART_detection.csv. --collect: that
+alone. A single table is `fastnoisy bench --preset lilaw-table7 --scale cpu`.
+"""
+import argparse, warnings
+from pathlib import Path
+warnings.filterwarnings('ignore')
+from fastnoisy.grid import run_grid
+from fastnoisy.grid_report import read_detection, read_grid
+
+HALF,ALL = ['symmetric:0,.5'],['symmetric:0,.2,.4,.6,.8']
+ALPHA = ['lilaw:terms=alpha', 'lilaw:terms=alpha:detach', 'gce', 'also']
+HYPER = 'lilaw:meta=hypergradient:lr=100.:wd=0.'
+OPTIONS = [HYPER, f'{HYPER}:meta_of=head', f'{HYPER}:normalise', 'lilaw:normalise', 'lilaw:lr=.5', 'lilaw:alpha=10.:beta=1.:delta=1.']
+COST = dict(ce=1.31, lilaw=1., gce=1.31, also=1.31, confidence=.4) # epochs of each in the time of one of LiLAW, from results/size.csv and results/confidence_cost.csv
+
+def preset(table, out, **arguments): run_grid(out, preset=f'lilaw-table{table}', scale='cpu', **arguments)
+
+def digits(out, root, jobs):
+    preset(16, Path(out)/'detection', jobs=jobs) # in a folder of its own, as it measures more
+    for table in (7, 8, 9, 1, 6, 11, 12, 13, 10): preset(table, out, jobs=jobs)
+    for noise,methods in ((ALL, ALPHA), (HALF, OPTIONS)): preset(7, out, jobs=jobs, noise=noise, methods=methods)
+
+def ecg5000(out, root, jobs): preset(3, out, root=root, jobs=jobs)
+def breastmnist(out, root, jobs): preset(2, out, root=root, jobs=jobs)
+def fashion10k(out, root, jobs): preset(8, out, data='fashion10k', root=root, epochs=12, jobs=jobs)
+
+def cost(out, root, jobs):
+    for data,epochs,options in (('digits', 30, {}), ('fashion10k', 12, dict(root=root))):
+        for method,times in COST.items(): preset(8, out, data=data, noise=['symmetric:.5'], methods=[method], epochs=round(epochs*times), jobs=jobs, **options)
+
+PARTS = dict(digits=digits, ecg5000=ecg5000, breastmnist=breastmnist, fashion10k=fashion10k, cost=cost)
+
+def collect(out, part):
+    results,_,failed = read_grid(out)
+    file = Path(__file__).parent/f'results/lilaw_{part}.csv'
+    results.drop(columns='error').sort_values(['variant', 'noise', 'rate', 'method', 'seed']).round(5).to_csv(file, index=False)
+    detection = Path(out)/'detection'
+    if (detection/'results.csv').is_file(): read_detection(detection).round(5).to_csv(file.with_name(f'lilaw_{part}_detection.csv'), index=False)
+    print(f'{len(results)} trainings, {len(failed)} failed: {file.name}')
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('part', choices=PARTS)
+    p.add_argument('--root')
+    p.add_argument('--jobs', type=int, default=1)
+    p.add_argument('--out')
+    p.add_argument('--collect', action='store_true')
+    args = p.parse_args()
+    out = args.out or f'lilaw-{args.part}'
+    if not args.collect: PARTS[args.part](out, args.root, args.jobs)
+    collect(out, args.part)
+
+if __name__ == '__main__': main()
