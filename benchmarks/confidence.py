@@ -30,10 +30,12 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 import fastnoisy
 from fastnoisy.all import GCELoss, GJSLoss, JSLoss, PairNoise, SymmetricNoise, digits_dls, register_method, run_one, small_cnn
+from fastnoisy.accuracies import accuracy_of
 from fastnoisy.aside import plain_tensors
-from fastnoisy.callback.confidence import SecondView, TwoModelConfidenceCallback, accuracy_of, shifted
+from fastnoisy.callback.confidence import TwoModelConfidenceCallback
 from fastnoisy.confidence import js_divergence
 from fastnoisy.losses import gce_loss
+from fastnoisy.views import SecondView, shifted
 from compare import from_npz
 
 NOISE = dict(symmetric=SymmetricNoise, pair=PairNoise)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['register_loss', 'TwoViews', 'as_method']
 
-# %% ../nbs/29_methods.ipynb #7472efbe
+# %% ../nbs/29_methods.ipynb #3e989cb0
 import ast
 from functools import partial
 import torch
@@ -13,11 +13,11 @@ from fastcore.foundation import L
 from fastai.callback.core import Callback
 from .callback.also import ALSOCallback
 from .callback.bmm import BMMFilterCallback
-from .callback.confidence import shifted
 from .callback.knn import KNNCorrectionCallback
 from .callback.lilaw import LiLAWCallback
 from .core import METHODS, Method, register_method
 from .losses import *
+from .views import shifted
 
 # %% ../nbs/29_methods.ipynb #cead1af5
 def register_loss(

@@ -19,12 +19,14 @@ from fastai.vision.augment import RandTransform
 from fastai.torch_core import TensorImage, TensorImageBase
 from fasttransform import Pipeline
 from fastnoisy.callback.also import ALSOCallback
-from fastnoisy.callback.confidence import SecondView, TwoModelConfidenceCallback, is_random, shifted, soft_losses
+from fastnoisy.callback.confidence import TwoModelConfidenceCallback
 from fastnoisy.callback.dynamics import DynamicsCallback
 from fastnoisy.confidence import confidence_weights, corrected_labels, js_divergence, label_confidence, moving_average, parameter_distance
 from fastnoisy.core import METHODS, Labels, sample_losses
 from fastnoisy.data.digits import digits_dls, small_cnn
 from fastnoisy.losses import GCELoss, GJSLoss, JSLoss, MAELoss, SCELoss, gce_loss
+from fastnoisy.twin import soft_losses
+from fastnoisy.views import SecondView, is_random, shifted
 from conftest import blob_dls, blob_learner, blobs, run_in_parts, small_model, weights_of
 from test_core import AutocastCPU, Spy, Stop, Weigh, snapshot
 
@@ -207,7 +209,7 @@ def test_is_random():
     assert not is_random(digits_dls(device='cpu').train.after_batch) and not is_random(lambda b: b)
 
 def test_images_without_augmentation_are_shifted(monkeypatch):
-    import fastnoisy.callback.confidence as module
+    import fastnoisy.views as module
     seeds = []
     monkeypatch.setattr(module, 'shifted', lambda x, seed: seeds.append(seed) or shifted(x, seed))
     fit(digits_learner([Confidence(seed=7)]))
