@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OwnRandom', 'shuffled', 'plain_tensors', 'batch_size', 'RandomBatches', 'model_mode', 'forward_aside', 'uncompiled',
-           'state_device', 'same_autocast', 'inputs_and_targets', 'run_in_order']
+           'last_linear', 'state_device', 'same_autocast', 'inputs_and_targets', 'run_in_order']
 
 # %% ../nbs/07_aside.ipynb #192c6607
 import random
@@ -111,7 +111,7 @@ class RandomBatches:
         "Let the workers go"
         self.batches = None
 
-# %% ../nbs/07_aside.ipynb #40887984
+# %% ../nbs/07_aside.ipynb #d23ee872
 @contextmanager
 def model_mode(
     model:nn.Module,
@@ -144,6 +144,16 @@ def uncompiled(
     "Forward hooks set within are called, also where `torch.compile` has made the model into one piece, which takes no notice of them"
     compiled = any(hasattr(m, '_orig_mod') or m._compiled_call_impl is not None for m in model.modules())
     with torch.compiler.set_stance('force_eager') if compiled else nullcontext(): yield
+
+def last_linear(
+    model:nn.Module,
+    option:str, # What asks for it, to begin the error with
+    remedy:str, # What to do where there is none, to end it with
+)->nn.Linear:
+    "The last `nn.Linear` of the model; a `ValueError` if there is none"
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    if not layers: raise ValueError(f'{option}: {type(model).__name__} has no linear layer. {remedy}.')
+    return layers[-1]
 
 def state_device(
     model:nn.Module,

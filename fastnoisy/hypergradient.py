@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VIRTUAL_STEPS', 'trained', 'differentiable_kernels', 'logit_tangents', 'hypergradient', 'WholeModel', 'LastLayer']
 
-# %% ../nbs/09_hypergradient.ipynb #a632502b
+# %% ../nbs/09_hypergradient.ipynb #3b08d0af
 from contextlib import ExitStack, contextmanager
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from .aside import forward_aside, model_mode
+from .aside import forward_aside, last_linear, model_mode
 
 # %% ../nbs/09_hypergradient.ipynb #8251a8f6
 def trained(
@@ -62,7 +62,7 @@ def hypergradient(
     def slope(params): return jvp(lambda z: weighted_losses(params, z).mean(), (logits,), (tangents,))[1]
     return -grad(slope)(params)
 
-# %% ../nbs/09_hypergradient.ipynb #16c80a3f
+# %% ../nbs/09_hypergradient.ipynb #aef48303
 class WholeModel:
     "The virtual step of all parameters"
     def __init__(self, model): self.model = model
@@ -91,9 +91,7 @@ class WholeModel:
 class LastLayer:
     "The virtual step of the last linear layer alone"
     def __init__(self, model):
-        linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
-        if not linear: raise ValueError(f"meta_of='head': {type(model).__name__} has no linear layer, use meta_of='all'.")
-        self.model,self.head = model,linear[-1]
+        self.model,self.head = model,last_linear(model, "meta_of='head'", "Use meta_of='all'")
         self.hook = self.head.register_forward_hook(self._note)
 
     def _note(self, module, inputs, output): self.features,self.shape = inputs[0].detach(),output.shape

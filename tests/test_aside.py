@@ -9,8 +9,9 @@ from fastai.data.core import Datasets, TfmdDL
 from fastai.data.load import SkipItemException
 from fastai.tabular.all import TabularDataLoaders
 import pandas as pd
-from fastnoisy.aside import OwnRandom, RandomBatches, forward_aside, model_mode, run_in_order, same_autocast, shuffled
+from fastnoisy.aside import OwnRandom, RandomBatches, forward_aside, last_linear, model_mode, run_in_order, same_autocast, shuffled
 from fastnoisy.data.core import array_dls
+from conftest import small_model
 
 def draws(): return random.random(), np.random.rand(), torch.rand(1).item()
 
@@ -105,6 +106,11 @@ def test_model_mode_after_an_error():
     m = model().train()
     with pytest.raises(RuntimeError), model_mode(m, False): raise RuntimeError
     assert m[1].training
+
+def test_last_linear():
+    model = small_model()
+    assert last_linear(model, 'option', 'Remedy') is model[-1]
+    with pytest.raises(ValueError, match='^option: Conv2d has no linear layer. Remedy.$'): last_linear(nn.Conv2d(1, 1, 1), 'option', 'Remedy')
 
 def test_same_autocast():
     with torch.autocast('cpu', dtype=torch.bfloat16): inside = same_autocast('cpu')

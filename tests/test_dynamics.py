@@ -14,7 +14,7 @@ from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import fine_tune, lr_find
 from fastai.callback.training import GradientAccumulation
 from fastai.losses import FocalLossFlat
-from fastnoisy.callback.dynamics import DynamicsCallback, last_linear
+from fastnoisy.callback.dynamics import DynamicsCallback
 from fastnoisy.callback.lilaw import LiLAWCallback, lilaw_terms
 from fastnoisy.noise import LabelNoise
 from fastnoisy.scores import SCORES, ScoreState
@@ -332,14 +332,13 @@ def test_a_table_of_fastai():
     assert (frame.confidence.notna() == (frame.seen > 0)).all()
 
 def test_last_layer():
-    model = small_model()
-    assert last_linear(model) is model[-1]
-    with pytest.raises(ValueError, match='has none'): last_linear(nn.Conv2d(1, 1, 1))
     class Rows(nn.Module):
         def __init__(self):
             super().__init__()
             self.lin = nn.Linear(2, 3)
         def forward(self, x): return self.lin(x.reshape(-1, 2, 2)).mean(1)
+    with pytest.raises(ValueError, match="'grand': Conv1d has no linear layer.*`last_layer`"):
+        tiny(torch.zeros(24).long(), nn.Conv1d(1, 1, 1), CrossEntropyLossFlat(), DynamicsCallback('grand')).fit(1)
     with pytest.raises(TypeError, match='one vector per sample'): tiny(torch.zeros(24).long(), Rows(), CrossEntropyLossFlat(), DynamicsCallback('grand')).fit(1)
 
 def test_named_last_layer():
