@@ -1258,7 +1258,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'fastnoisy.scores._cnlcu': ('scores.html#_cnlcu', 'fastnoisy/scores.py'),
                                   'fastnoisy.scores._forgotten': ('scores.html#_forgotten', 'fastnoisy/scores.py'),
                                   'fastnoisy.scores._full_norm': ('scores.html#_full_norm', 'fastnoisy/scores.py'),
-                                  'fastnoisy.scores._ranks': ('scores.html#_ranks', 'fastnoisy/scores.py'),
                                   'fastnoisy.scores._truth_and_suspicion': ('scores.html#_truth_and_suspicion', 'fastnoisy/scores.py'),
                                   'fastnoisy.scores._variability': ('scores.html#_variability', 'fastnoisy/scores.py'),
                                   'fastnoisy.scores.average_precision': ('scores.html#average_precision', 'fastnoisy/scores.py'),

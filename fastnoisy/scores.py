@@ -7,11 +7,13 @@ __all__ = ['SCORES', 'label_probability', 'margin', 'error_norm', 'soft_truncate
            'loss_bound', 'ScoreState', 'to_quality', 'roc_auc', 'average_precision', 'precision_recall_f1',
            'detection_table', 'last_layer_norms', 'model_norms']
 
-# %% ../nbs/08_scores.ipynb #cebe2b9f
+# %% ../nbs/08_scores.ipynb #e546637f
 from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import rankdata
+from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from .aside import model_mode
@@ -197,12 +199,7 @@ class ScoreState:
         quality = {f'{o}_quality': to_quality(v, SCORES[o].high) for o,v in raw.items()}
         return pd.DataFrame(dict(sample_id=np.arange(len(self)), seen=self.seen.cpu().numpy().astype(int), **raw, **quality))
 
-# %% ../nbs/08_scores.ipynb #e8f9a72e
-def _ranks(values):
-    "1-based ranks, ties share the mean"
-    _,inverse,counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (counts.cumsum() - (counts-1)/2)[inverse]
-
+# %% ../nbs/08_scores.ipynb #b5b12575
 def to_quality(
     raw, # Raw values, (N,); NaN stays NaN
     high:bool, # True: high values are suspicious. False: low ones
@@ -211,10 +208,10 @@ def to_quality(
     raw = np.asarray(raw, dtype=float)
     known = ~np.isnan(raw)
     quality,n = np.full(len(raw), np.nan),known.sum()
-    quality[known] = (_ranks(-raw[known] if high else raw[known]) - 1)/(n-1) if n > 1 else .5
+    quality[known] = (rankdata(-raw[known] if high else raw[known]) - 1)/(n-1) if n > 1 else .5
     return quality
 
-# %% ../nbs/08_scores.ipynb #c1e7fb4f
+# %% ../nbs/08_scores.ipynb #0cce64ce
 def _truth_and_suspicion(quality, is_noisy):
     quality,is_noisy = np.asarray(quality, dtype=float),np.asarray(is_noisy)
     if quality.shape != is_noisy.shape or quality.ndim != 1: raise ValueError(
@@ -231,8 +228,7 @@ def roc_auc(
 )->float: # In [0, 1]; .5 = chance
     "Probability that a wrong label is more suspicious than a right one, ties counting half"
     is_noisy,suspicion = _truth_and_suspicion(quality, is_noisy)
-    n = is_noisy.sum()
-    return float((_ranks(suspicion)[is_noisy].sum() - n*(n+1)/2) / (n*(len(is_noisy)-n)))
+    return float(roc_auc_score(is_noisy, rankdata(suspicion))) # ranks, because scikit-learn takes no infinite scores
 
 def average_precision(
     quality, # (N,), low = suspicious; NaN is left out
@@ -240,9 +236,7 @@ def average_precision(
 )->float: # In (0, 1]; the noise rate = chance
     "Precision averaged over the steps of recall, the most suspicious first"
     is_noisy,suspicion = _truth_and_suspicion(quality, is_noisy)
-    values,inverse,counts = np.unique(-suspicion, return_inverse=True, return_counts=True)
-    hits = np.bincount(inverse, is_noisy, len(values))
-    return float((hits * hits.cumsum() / counts.cumsum()).sum() / hits.sum())
+    return float(average_precision_score(is_noisy, rankdata(suspicion)))
 
 def precision_recall_f1(
     quality, # (N,), low = suspicious; NaN is left out
