@@ -24,7 +24,7 @@ from .data.digits import small_cnn
 from .data.labelled import Labelled
 from .data.medmnist import _check_arch
 
-# %% ../nbs/33_learners.ipynb #8ba9ad1e
+# %% ../nbs/33_learners.ipynb #3a314193
 SMALL = 32 # pixels, below which a resnet reduces an image to a point
 
 def image_settings(
@@ -37,7 +37,7 @@ def image_settings(
     if size is not None and size < 8: raise ValueError(f'size={size}: give the pixels of a side, at least 8.')
     if arch is None: arch = 'small_cnn' if (size or side) < SMALL and not pretrained else 'resnet18'
     if arch == 'small_cnn' and pretrained: raise ValueError('small_cnn has no pretrained weights: use --no-pretrained (pretrained=False), or another arch.')
-    if arch != 'small_cnn': _check_arch(arch)
+    if arch != 'small_cnn': _check_arch(arch, 'small_cnn.')
     if pretrained is None: pretrained = arch != 'small_cnn'
     low,high = (64, 224) if pretrained else (8, 64) if arch == 'small_cnn' else (SMALL, 64)
     return arch,pretrained,int(np.clip(side, low, high)) if size is None else size

@@ -332,7 +332,7 @@ def test_errors_before_training(tmp_path, monkeypatch):
     fails('reads the rows of a --csv', '--csv', 'lengths.csv', '--x', 'a', '--series')
     fails('was read as table', '--csv', 'flowers.csv', '--arch', 'resnet18')
     fails('size=4', '--npz', npz, '--size', 4)
-    fails("no model called 'resnet81'", '--npz', npz, '--arch', 'resnet81')
+    fails("no model called 'resnet81'; near: .*resnet.*. Give the name of a timm model, or small_cnn.", '--npz', npz, '--arch', 'resnet81')
     fails('no pretrained weights', '--npz', npz, '--arch', 'small_cnn', '--pretrained')
     fails('belongs to the source', '--npz', npz, '--out', tmp_path)
     fails('Not a directory|exists', '--npz', npz, '--out', 'file/out')

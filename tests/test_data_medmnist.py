@@ -225,5 +225,5 @@ def test_errors_that_are_not_about_weights_pass(tmp_path):
     def broken(pretrained=False): raise OSError('disk full')
     write(tmp_path)
     with pytest.raises(OSError, match='^disk full$'): medmnist_learner('bloodmnist', broken, bs=8, root=tmp_path, pretrained=False)
-    with pytest.raises(ValueError, match="no model called 'resnet81'; near: .*resnet.*passed as function"): medmnist_learner('bloodmnist', 'resnet81', root=tmp_path)
-    with pytest.raises(ValueError, match="no model called '@@@'. A torchvision"): medmnist_learner('bloodmnist', '@@@', root=tmp_path)
+    with pytest.raises(ValueError, match="no model called 'resnet81'; near: .*resnet.*a timm model, or a torchvision constructor as function"): medmnist_learner('bloodmnist', 'resnet81', root=tmp_path)
+    with pytest.raises(ValueError, match="no model called '@@@'. Give"): medmnist_learner('bloodmnist', '@@@', root=tmp_path)

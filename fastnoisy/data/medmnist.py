@@ -92,13 +92,13 @@ def medmnist_dls(
     train, valid, test, names = medmnist_splits(name, size, root, download)
     return array_dls(train, valid, test, noise=noise, vocab=names, bs=bs, seed=seed, **kwargs)
 
-# %% ../../nbs/05_data.medmnist.ipynb #c18d05db
-def _check_arch(arch):
-    "Raises `ValueError` for a string that names no timm model"
+# %% ../../nbs/05_data.medmnist.ipynb #80e3f1a5
+def _check_arch(arch, other):
+    "Raises `ValueError` for a string that names no timm model; `other` says what may be given in place of a name"
     if not isinstance(arch, str) or ':' in arch or timm.is_model(arch.split('.')[0]): return
     near = ', '.join(get_close_matches(arch, timm.list_models(), n=3))
     raise ValueError(f'timm has no model called {arch!r}{f"; near: {near}" if near else ""}. '
-                     'A torchvision constructor is passed as function: from fastai.vision.all import squeezenet1_1')
+                     f'Give the name of a timm model, or {other}')
 
 # %% ../../nbs/05_data.medmnist.ipynb #3dbcd573
 def _weights_help(arch):
@@ -110,7 +110,7 @@ def _weights_help(arch):
     else: where = f'put the file that torchvision names into {torch.hub.get_dir()}/checkpoints'
     return f'pass pretrained=False to start from random weights, or {where}'
 
-# %% ../../nbs/05_data.medmnist.ipynb #a3d58426
+# %% ../../nbs/05_data.medmnist.ipynb #19575723
 @delegates(vision_learner, but=['n_in'])
 def medmnist_learner(
     name:str, # one of `medmnist_names()`, for instance 'bloodmnist'
@@ -129,7 +129,7 @@ def medmnist_learner(
     **kwargs
 ) -> Learner:
     "Returns a learner for a MedMNIST set; further options as in `vision_learner`; `OSError` where pretrained weights cannot be downloaded"
-    _check_arch(arch)
+    _check_arch(arch, 'a torchvision constructor as function: from fastai.vision.all import squeezenet1_1')
     dls = medmnist_dls(name, noise=noise, size=size, bs=bs, seed=seed, root=root, download=download, rgb=rgb, batch_tfms=batch_tfms)
     try: return vision_learner(dls, arch, pretrained=pretrained, n_in=dls.n_channels, metrics=metrics, cbs=cbs, **kwargs)
     except OSError as e:
