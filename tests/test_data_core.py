@@ -379,7 +379,7 @@ def test_errors(kwargs, error, words):
 
 def test_no_test_set():
     dls = array_dls(pictures(20), pictures(10), bs=8, device='cpu')
-    with pytest.raises(ValueError, match=r'pass test=\(images, labels\)'): dls.test
+    with pytest.raises(ValueError, match=r'pass test=\(inputs, labels\)'): dls.test
 
 
 def test_images_are_not_copied():

@@ -132,8 +132,18 @@ class ArrayDL(TfmdDL):
         images = (TensorImageBW if self.dataset.n_channels == 1 else TensorImage)(images)
         return (images, TensorCategory(torch.from_numpy(rows.labels)))[:len(self.dataset.tls)]
 
-# %% ../../nbs/03_data.core.ipynb #8899fa54
-class ArrayDataLoaders(DataLoaders):
+# %% ../../nbs/03_data.core.ipynb #a874841c
+class _WithNoise:
+    "Mixed into `DataLoaders`: the noise of the training and the validation labels, and a test loader with the true ones"
+    noise,valid_noise = None,None
+
+    @property
+    def test(self):
+        "Test loader, true labels; `ValueError` where there is none"
+        if len(self.loaders) < 3: raise ValueError('these DataLoaders have no test set: pass test=(inputs, labels) when making them')
+        return self.loaders[2]
+
+class ArrayDataLoaders(_WithNoise, DataLoaders):
     "`DataLoaders` with the noise of the training and the validation labels, and a test loader with the true ones"
     def __init__(
         self,
@@ -145,12 +155,6 @@ class ArrayDataLoaders(DataLoaders):
     ):
         super().__init__(*loaders, path=path, device=device)
         self.noise,self.valid_noise = noise,valid_noise
-
-    @property
-    def test(self):
-        "Test loader, true labels; `ValueError` where there is none"
-        if len(self.loaders) < 3: raise ValueError('these DataLoaders have no test set: pass test=(images, labels) when making them')
-        return self.loaders[2]
 
 # %% ../../nbs/03_data.core.ipynb #cdc69777
 def _check_split(split, name, size, n_classes):
@@ -169,7 +173,12 @@ def _datasets(items, vocab, n_channels):
     train_tls = [TfmdLists(items[0], tfm, split_idx=0) for tfm in tfms]
     return [Datasets(tls=train_tls)] + [Datasets(tls=[tl._new(o, split_idx=1) for tl in train_tls]) for o in items[1:]]
 
-# %% ../../nbs/03_data.core.ipynb #95fad7bb
+# %% ../../nbs/03_data.core.ipynb #ccb8f8b1
+def _noise_records(model, labels, n_classes, inputs, seed):
+    "Returns the `LabelNoise` of 'train' and of 'valid', from two dicts of these; nothing where the model is None"
+    generator = as_generator(seed)
+    return {name: model(labels[name], n_classes, inputs=inputs[name], generator=generator) for name in ('train', 'valid') if model is not None}
+
 def array_dls(
     train, # (images, labels): images uint8 (N,H,W), (N,H,W,1) or (N,H,W,3); labels class ids (N,)
     valid, # (images, labels) to validate on
@@ -198,10 +207,8 @@ def array_dls(
         raise ValueError(f'images differ in shape: { {k: o.shape[1:] for k, o in images.items()} }; give one kind, and size= for one size')
     if len(images['train']) < bs: raise ValueError(f'bs={bs}, but there are only {len(images["train"])} training images: give a smaller bs')
 
-    records, generator = {}, as_generator(seed)
-    for name in ('train', 'valid') if model is not None else ():
-        records[name] = model(labels[name], n_classes, inputs=images[name], generator=generator)
-        labels[name] = records[name].given
+    records = _noise_records(model, labels, n_classes, images, seed)
+    labels |= {name: o.given for name, o in records.items()}
 
     n_channels = 3 if rgb or images['train'].ndim == 4 else 1
     dsets = _datasets([ArrayItems(images[k], labels[k].numpy()) for k in splits], vocab, n_channels)

@@ -6,7 +6,7 @@
 __all__ = ['READERS', 'read_series', 'ucr_splits', 'stratified_split', 'standardised', 'series_dls', 'ucr_dls', 'ecg5000_dls',
            'macro_auroc', 'series_metrics', 'StackedLSTM', 'ts_learner']
 
-# %% ../../nbs/05_data.series.ipynb #110ce458
+# %% ../../nbs/05_data.series.ipynb #c92ca105
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import AccumMetric, BalancedAccuracy, F1Score, accuracy
 from fastai.torch_core import default_device, trainable_params
 
+from .core import _noise_records
 from ..noise import as_generator, as_noise, check_labels
 
 # %% ../../nbs/05_data.series.ipynb #88558955
@@ -121,7 +122,7 @@ def stratified_split(
         parts[1].append(rows[:n])
     return tuple(np.sort(np.concatenate(o)) for o in parts)
 
-# %% ../../nbs/05_data.series.ipynb #2a0eae4a
+# %% ../../nbs/05_data.series.ipynb #9dee445c
 def standardised(
     train:np.ndarray, # series, (N,C,L), NaN where there is no value
     *others:np.ndarray, # more series, (M,C,L), which take no part in mean and deviation
@@ -164,10 +165,8 @@ def series_dls(
     arrays = standardised(*series.values()) if standardise else [np.nan_to_num(o, nan=0.) for o in series.values()]
     vocab = [str(o) for o in range(n_classes)] if vocab is None else [str(o) for o in vocab]
 
-    records, generator = {}, as_generator(seed)
-    for name, array in zip(('train', 'valid') if model is not None else (), arrays):
-        records[name] = model(labels[name], n_classes, inputs=array, generator=generator)
-        labels[name] = records[name].given
+    records = _noise_records(model, labels, n_classes, dict(zip(labels, arrays)), seed)
+    labels |= {name: o.given for name, o in records.items()}
 
     ends = np.cumsum([0, *map(len, arrays)])
     splits = [list(range(*o)) for o in zip(ends, ends[1:])]

@@ -5,23 +5,17 @@
 # %% auto #0
 __all__ = ['SeriesDL', 'SeriesDataLoaders']
 
-# %% ../../nbs/04_data.tsai_loaders.ipynb #53f4ca84
+# %% ../../nbs/04_data.tsai_loaders.ipynb #738de5b1
 import numpy as np
 from tsai.data.core import TSDataLoader, TSDataLoaders
+from .core import _WithNoise
 
 # %% ../../nbs/04_data.tsai_loaders.ipynb #94e6a7f7
 class SeriesDL(TSDataLoader):
     "tsai's loader with positions in 64 bits"
     def get_idxs(self): return np.asarray(super().get_idxs(), dtype=np.int64)
 
-# %% ../../nbs/04_data.tsai_loaders.ipynb #6f7f258c
-class SeriesDataLoaders(TSDataLoaders):
+# %% ../../nbs/04_data.tsai_loaders.ipynb #eb0b7695
+class SeriesDataLoaders(_WithNoise, TSDataLoaders):
     "tsai's `TSDataLoaders` with the noise of the training and the validation labels, and a test loader with the true ones"
     _dl_type = SeriesDL
-    noise,valid_noise = None,None
-
-    @property
-    def test(self):
-        "Test loader, true labels; `ValueError` where there is none"
-        if len(self.loaders) < 3: raise ValueError('these DataLoaders have no test set: pass test=(series, labels) when making them')
-        return self.loaders[2]
