@@ -112,7 +112,7 @@ def weighted_loss(
         scale = torch.where(mean.abs() > 1e-3*size, own/mean, torch.full_like(mean, default))
     return scale * (weights*losses).mean()
 
-# %% ../nbs/00_core.ipynb #71f5d88e
+# %% ../nbs/00_core.ipynb #7c687b4c
 class MethodCallback(Callback):
     "Base class of the methods: override `begin_fit`, `batch_labels`, `batch_weights`, or any event of a `Callback`"
     order,run_valid = -5,False
@@ -143,6 +143,11 @@ class MethodCallback(Callback):
         "What a method should learn from: the batch of all processes, each sample once. With one process it is `sample_ids` and the values"
         whole = self.learn.sample.whole
         return whole.ids, *map(whole.gather, values)
+
+    @property
+    def trying(self)->bool:
+        "Is this `lr_find`, whose steps are undone? A method should keep no trace of them"
+        return hasattr(self.learn, 'lr_finder')
 
     def at_exit(self,
         f, # Function to call, however the fit ends: normally, cancelled, by an exception or by Ctrl-C

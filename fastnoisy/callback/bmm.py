@@ -54,7 +54,7 @@ def evaluation_losses(
     with torch.no_grad(), model_mode(model, False): run_in_order(learn.dls.train, note, next(model.parameters()).device)
     return (put_together(losses) if divided else losses).numpy()
 
-# %% ../../nbs/16_callback.bmm.ipynb #13287124
+# %% ../../nbs/16_callback.bmm.ipynb #b466e337
 _MIXTURES = dict(beta=BetaMixture, moments=partial(BetaMixture, method='moments', max_iter=10), gaussian=GaussianMixture)
 _TRUTH = ('bmm_auc', 'bmm_ap', 'bmm_precision', 'bmm_recall')
 
@@ -115,15 +115,12 @@ class BMMFilterCallback(MethodCallback):
         flipped = np.asarray(flipped, dtype=bool)
         return flipped if 0 < flipped.sum() < n else None
 
-    @property
-    def _trying(self): return hasattr(self.learn, 'lr_finder') # lr_find's steps are undone and leave no trace here
-
     def keep_samples(self):
         if self.kept is None: return None
         return self.kept | (np.random.default_rng(self.n_epochs).random(len(self.kept)) < self.recheck)
 
     def batch_weights(self):
-        if self._trying: return None
+        if self.trying: return None
         self._note_classes()
         if self.scores is not None: note_signals(self.scores, self, signals_of_batch(self.learn))
         return None if self.weight is None else self.weight[self.sample_ids].to(self.sample_loss)
@@ -136,12 +133,12 @@ class BMMFilterCallback(MethodCallback):
         self.classes[ids] = y
 
     def after_train(self):
-        if self._trying: return
+        if self.trying: return
         self.n_epochs += 1
         if self.n_epochs >= self.start and (self.n_epochs - self.start) % self.every == 0: self._fit()
 
     def after_fit(self):
-        if self.problem and not self._trying: warnings.warn(f'BMMFilterCallback({self.signal!r}), epoch {self.n_epochs}: {self.problem}')
+        if self.problem and not self.trying: warnings.warn(f'BMMFilterCallback({self.signal!r}), epoch {self.n_epochs}: {self.problem}')
 
     def _values(self):
         "One number per sample, and the options of the mixture that fit it"
@@ -227,7 +224,7 @@ class BMMFilterCallback(MethodCallback):
         return self.history.plot('epoch', column, ax=ax, label=label or column, ylabel=column)
 
     def state_dict(self):
-        if self.p_noisy is None or self._trying: return None
+        if self.p_noisy is None or self.trying: return None
         signal = self.signal if isinstance(self.signal, str) else 'a function'
         return dict(signal=signal, p_noisy=self.p_noisy, classes=self.classes.cpu(), n_epochs=self.n_epochs, rows=self.rows, noise_rate=self.noise_rate,
                     mixture=None if self.mixture is None else self.mixture.state_dict(),

@@ -23,7 +23,7 @@ from ..losses import GCELoss
 from ..twin import Twin, soft_losses
 from ..views import SecondView, is_random, second_inputs
 
-# %% ../../nbs/14_callback.confidence.ipynb #9dde9ce0
+# %% ../../nbs/14_callback.confidence.ipynb #9adc5a05
 PENALTIES = 'euclidean','distillation'
 
 def _check(ok, name, value, remedy):
@@ -73,7 +73,7 @@ class TwoModelConfidenceCallback(MethodCallback):
         if self.models == 2:
             if self.twin is None: self.twin = Twin(self.learn, self._given)
             self.twin.begin(self.learn)
-            if self._trying and self.n_steps == 0: self.at_exit(self._forget)
+            if self.trying and self.n_steps == 0: self.at_exit(self._forget)
         self._second,after_batch = None,getattr(self.dls.train, 'after_batch', None)
         if self.jsd and self.view is None and is_random(after_batch):
             self._second = SecondView(after_batch).__enter__()
@@ -91,9 +91,6 @@ class TwoModelConfidenceCallback(MethodCallback):
     def correcting(self)->bool:
         "Are labels being corrected?"
         return self.correct_mix > 0 and self.learn.pct_train >= self.correct_from - 1e-9 and self.correct_from < 1
-
-    @property
-    def _trying(self): return hasattr(self.learn, 'lr_finder') # lr_find's steps are undone and leave no trace here
 
     def before_train(self):
         n = len(self.dls.train.dataset)
@@ -162,14 +159,14 @@ class TwoModelConfidenceCallback(MethodCallback):
         self._next_seed()
 
     def _note(self, ids, confidence):
-        if self._trying: return
+        if self.trying: return
         self._confidence[ids] = confidence
         if not self.track: return
         y = class_ids(self.yb[0])
         for row,pred in zip(self._right, (self.pred, self._robust_pred)): row[ids] = self.whole_batch((pred.argmax(1) == y).to(row))[1]
 
     def after_train(self):
-        if self._trying: return
+        if self.trying: return
         if self.models == 2: copy_from_first(self.twin.model.buffers())
         self.epochs.append(self._confidence.cpu())
         if self.track: self.rows.append(self._accuracies())

@@ -44,7 +44,7 @@ def note_signals(
     ids,table = method.whole_batch(torch.stack(list(signals.values()), 1))
     state.update(ids, **dict(zip(signals, table.unbind(1))))
 
-# %% ../../nbs/15_callback.dynamics.ipynb #88e7fa0f
+# %% ../../nbs/15_callback.dynamics.ipynb #209b3242
 class _LastLayer:
     "What went in and out of a linear layer in the last forward pass of the training"
     def __init__(self, layer):
@@ -106,11 +106,8 @@ class DynamicsCallback(MethodCallback):
         if flipped is None or len(flipped) != n or flipped.all() or not flipped.any(): raise ValueError(
             f'show={self.show} needs `dls.noise.flipped`, one value for each of the {n} training samples, some True and some False. Leave `show` out.')
 
-    @property
-    def _trying(self): return hasattr(self.learn, 'lr_finder') # lr_find's steps are undone and leave no trace here
-
     def after_loss(self):
-        if self._trying: return
+        if self.trying: return
         signals = signals_of_batch(self.learn)
         if 'grand' in self.wanted: signals['last_norm'] = self._layer.norms(self.sample_loss)
         if 'grand_full' in self.wanted: signals.update(self._full(self.learn.sample.labels))
@@ -126,14 +123,14 @@ class DynamicsCallback(MethodCallback):
         return dict(full_norm=norms, full_norm_taken=taken)
 
     def after_train(self):
-        if self._trying: return
+        if self.trying: return
         self.n_epochs += 1
         if not self.show: return
         raw,flipped = self._state().raw(),self._flipped()
         for o in self.show: setattr(self, f'{o}_auc', roc_auc(to_quality(raw[o], SCORES[o].high), flipped))
 
     def state_dict(self):
-        if self.state is None or self._trying: return None
+        if self.state is None or self.trying: return None
         return dict(self.state.state_dict(), n_epochs=self.n_epochs)
 
     def load_state_dict(self, sd):

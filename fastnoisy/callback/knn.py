@@ -91,7 +91,7 @@ def suspicion_of_losses(learn, losses):
 
 SUSPICIONS = dict(bmm=suspicion_of_bmm, also=suspicion_of_also, loss=suspicion_of_losses)
 
-# %% ../../nbs/13_callback.knn.ipynb #76556233
+# %% ../../nbs/13_callback.knn.ipynb #47e75ff2
 _TRUTH = 'repaired','broken','label_accuracy'
 
 class KNNCorrectionCallback(MethodCallback):
@@ -141,9 +141,6 @@ class KNNCorrectionCallback(MethodCallback):
         self._put_in_place()
         self._compare_with_truth()
 
-    @property
-    def _trying(self): return hasattr(self.learn, 'lr_finder') # lr_find's steps are undone and leave no trace here
-
     def batch_labels(self):
         if self.in_force is None or self.action == 'filter': return None
         y,labels = self.yb[0],self.in_force[self.sample_ids]
@@ -155,7 +152,7 @@ class KNNCorrectionCallback(MethodCallback):
     def batch_weights(self): return None if self.in_force is None or self.action == 'correct' else self.in_force[self.sample_ids]
 
     def after_train(self):
-        if self._trying: return
+        if self.trying: return
         self.n_epochs += 1
         if self.n_epochs >= self.start and (self.n_epochs - self.start) % self.every == 0: self._look()
 
@@ -278,7 +275,7 @@ class KNNCorrectionCallback(MethodCallback):
 
     _kept = 'given','labels','suggested','share','own_share','names'
     def state_dict(self):
-        if self._trying: return None
+        if self.trying: return None
         if self.labels is None: return dict(n_epochs=self.n_epochs, action=self.action)
         soft = dict(soft_labels=self.soft_labels) if self.soft else {}
         return dict(n_epochs=self.n_epochs, action=self.action, changes=torch.cat(self.changes), **{o: getattr(self, o) for o in self._kept}, **soft)

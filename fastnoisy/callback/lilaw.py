@@ -159,7 +159,7 @@ def plot_path(
     ax.legend()
     return fig
 
-# %% ../../nbs/10_callback.lilaw.ipynb #8f9bbad0
+# %% ../../nbs/10_callback.lilaw.ipynb #d3a51aa7
 def _require(ok, name, value, remedy):
     if not ok: raise ValueError(f'{name}={value}: {remedy}.')
 
@@ -253,7 +253,7 @@ class LiLAWCallback(MethodCallback):
 
     def after_step(self):
         self._skipped,skipped = False,self._skipped
-        if skipped or not self.active or hasattr(self.learn, 'lr_finder'): return
+        if skipped or not self.active or self.trying: return
         self.n_steps += 1
         if self.n_steps % self.meta_every == 0: self.meta_step()
 
