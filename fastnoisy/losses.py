@@ -192,7 +192,7 @@ def focal_loss(
     log_p,targets = log_probs(logits, targets)
     return -alpha * map_at_target(lambda lp: _focal_factor(lp.exp(), gamma)*lp, log_p, targets) # Eq. (2)
 
-# %% ../nbs/01_losses.ipynb #cf0fde27
+# %% ../nbs/01_losses.ipynb #43c7bdcd
 class KnownSlope(torch.autograd.Function):
     "`apply(total, slopes, targets, *xs)`: `total`, (B,), whose derivatives by `xs` are `slopes`, (B, K) each; and `at_target(xs[0], targets)`. First derivatives only."
     @staticmethod
@@ -201,8 +201,13 @@ class KnownSlope(torch.autograd.Function):
         return total.clone(), None if targets is None else at_target(xs[0].detach(), targets)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_total, grad_label):
+        if torch.is_grad_enabled(): grad_total = grad_total.detach().requires_grad_() # a second derivative is refused even where `grad_total` is constant
+        return KnownSlope.gradients(ctx, grad_total, grad_label)
+
+    @staticmethod
+    @once_differentiable
+    def gradients(ctx, grad_total, grad_label):
         targets,*slopes = ctx.saved_tensors
         grads = [grad_total[:,None]*slope for slope in slopes]
         if targets is None: pass
@@ -235,6 +240,17 @@ def with_slope(
 def _powers(log_p, q=1.):
     "`p**q` to a few units of 1e-6, without gradient, in a third of the time of `exp` on a CPU"
     return (log_p*(q*math.log2(math.e))).exp2_()
+
+def _softmax(logits):
+    "`p` and `log p`, without gradient, by one `exp2`"
+    log_p = logits.detach() - logits.detach().amax(-1, keepdim=True)
+    p = _powers(log_p)
+    total = p.sum(-1, keepdim=True)
+    return p.div_(total), log_p.sub_(total.log())
+
+def _by_logits(slope, p):
+    "In place: a slope by `log p` becomes one by the logits"
+    return slope.addcmul_(p, slope.sum(-1, keepdim=True), value=-1)
 
 def _soft_target(log_p, targets):
     "Sum over classes of `p log p`"
@@ -343,7 +359,7 @@ class GCELoss(RobustLoss, func=gce_loss): "Generalised cross-entropy, between cr
 
 class SCELoss(RobustLoss, func=sce_loss): "Symmetric cross-entropy: cross-entropy and reverse cross-entropy"
 
-# %% ../nbs/01_losses.ipynb #06006688
+# %% ../nbs/01_losses.ipynb #f552d5fb
 def nce_loss(
     logits:Tensor, # (B, K)
     targets:Tensor, # (B,) class ids, or (B, K) class probabilities
@@ -352,6 +368,13 @@ def nce_loss(
     log_p,targets = log_probs(logits, targets)
     return at_target(log_p, targets) / log_p.sum(-1)
 
+def _slope_of_share(slope, targets, share, total):
+    "In place: the slope of each class's term becomes that of the target's `share` of their `total`"
+    label = targets*slope if targets.is_floating_point() else slope.gather(1, targets[:,None])
+    slope *= -(share/total)[:,None]
+    label /= total[:,None]
+    return slope.add_(label) if targets.is_floating_point() else slope.scatter_add_(1, targets[:,None], label)
+
 def nfl_loss(
     logits:Tensor, # (B, K)
     targets:Tensor, # (B,) class ids, or (B, K) class probabilities
@@ -359,17 +382,19 @@ def nfl_loss(
     detach:bool=False, # Treat the factors (1-p)^gamma as constants in the gradient, as the authors' code does?
 )->Tensor: # (B,), in [0, 1]
     "Ma et al.'s normalised focal loss. The loss that Kathuria calls NFL is `exp_focal_loss`."
-    log_p,targets = log_probs(logits, targets)
+    shared = getattr(logits, 'is_log_probs', False)
+    if not shared: logits,targets = _checked(logits, targets)
     with torch.no_grad():
-        p = _powers(log_p)
+        p,log_p = (_powers(logits), logits.clone()) if shared else _softmax(logits)
         rest = _rest(p)
-        slope = rest**gamma # with its slope this makes NFL cost 2 cross-entropies, see "Cost"
-        terms = slope*log_p
+        slope = rest**gamma
+        terms = log_p.mul_(slope)
         total = terms.sum(-1)
+        loss = at_target(terms, targets) / total
         if not detach: slope.addcdiv_(terms.mul_(p), rest, value=-gamma)
-    total = with_slope(log_p, targets, total, slope)
-    own = map_at_target(lambda lp: _focal_factor(lp.detach().exp() if detach else lp.exp(), gamma)*lp, log_p, targets)
-    return own / total
+        slope = _slope_of_share(slope, targets, loss, total)
+    if shared: return with_slope(logits, targets, loss, slope)
+    return known_slope(loss, (_by_logits(slope, p),), None, logits)[0]
 
 def ngce_loss(
     logits:Tensor, # (B, K)
@@ -463,14 +488,7 @@ class ExpCEMAELoss(ActivePassiveLoss, active=exp_ce_loss, passive=mean_mae_loss,
 class ExpFocalMAELoss(ActivePassiveLoss, active=exp_focal_loss, passive=mean_mae_loss, alpha=1., beta=1.):
     "Kathuria's APL-NFL-MAE (Ma et al.'s: `NFLMAELoss`)"
 
-# %% ../nbs/01_losses.ipynb #7359deb8
-def _softmax(logits):
-    "`p` and `log p`, without gradient, by one `exp2`"
-    log_p = logits.detach() - logits.detach().amax(-1, keepdim=True)
-    p = _powers(log_p)
-    total = p.sum(-1, keepdim=True)
-    return p.div_(total), log_p.sub_(total.log())
-
+# %% ../nbs/01_losses.ipynb #d3dda7f4
 def _divergence(views, targets, pi):
     "Z times GJS of any number of predictions, logits (B, K) each. Its slope by log p is the prediction's own KL terms, those of `log m` cancel."
     share,soft = (1-pi)/len(views),targets.is_floating_point()
@@ -484,7 +502,7 @@ def _divergence(views, targets, pi):
         if soft: label -= pi*torch.special.entr(targets).sum(-1)
         terms = [log_p.sub_(log_m).mul_(p) for p,log_p in zip(ps, log_ps)]
         totals = [t.sum(-1) for t in terms]
-        slopes = [t.addcmul_(p, total[:,None], value=-1) for t,p,total in zip(terms, ps, totals)] # by the logits
+        slopes = [_by_logits(t, p) for t,p in zip(terms, ps)]
     return label + share*known_slope(sum(totals), slopes, None, *views)[0]
 
 def js_loss(
