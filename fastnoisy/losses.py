@@ -4,33 +4,30 @@
 
 # %% auto #0
 __all__ = ['RCE_FLOOR', 'log_probs', 'at_target', 'map_at_target', 'RobustLoss', 'ce_loss', 'focal_loss', 'KnownSlope',
-           'with_slope', 'bootstrapping_loss', 'CELoss', 'AlphaFocalLoss', 'BootstrappingLoss', 'mae_loss', 'rce_loss',
-           'gce_loss', 'sce_weights', 'apl_weights', 'sce_loss', 'MAELoss', 'RCELoss', 'GCELoss', 'SCELoss', 'nce_loss',
-           'nfl_loss', 'ngce_loss', 'nmae_loss', 'active_passive_loss', 'NCELoss', 'NFLLoss', 'NGCELoss', 'NMAELoss',
-           'ActivePassiveLoss', 'NCEMAELoss', 'NCERCELoss', 'NFLMAELoss', 'NFLRCELoss', 'exp_ce_loss', 'exp_focal_loss',
-           'mean_mae_loss', 'ExpCELoss', 'ExpFocalLoss', 'MeanMAELoss', 'ExpCEMAELoss', 'ExpFocalMAELoss', 'js_loss',
-           'gjs_loss', 'JSLoss', 'GJSLoss']
+           'known_slope', 'with_slope', 'bootstrapping_loss', 'CELoss', 'AlphaFocalLoss', 'BootstrappingLoss',
+           'mae_loss', 'rce_loss', 'gce_loss', 'sce_weights', 'apl_weights', 'sce_loss', 'MAELoss', 'RCELoss',
+           'GCELoss', 'SCELoss', 'nce_loss', 'nfl_loss', 'ngce_loss', 'nmae_loss', 'active_passive_loss', 'NCELoss',
+           'NFLLoss', 'NGCELoss', 'NMAELoss', 'ActivePassiveLoss', 'NCEMAELoss', 'NCERCELoss', 'NFLMAELoss',
+           'NFLRCELoss', 'exp_ce_loss', 'exp_focal_loss', 'mean_mae_loss', 'ExpCELoss', 'ExpFocalLoss', 'MeanMAELoss',
+           'ExpCEMAELoss', 'ExpFocalMAELoss', 'js_loss', 'gjs_loss', 'JSLoss', 'GJSLoss']
 
-# %% ../nbs/01_losses.ipynb #3c64ff9a
+# %% ../nbs/01_losses.ipynb #852e3f8e
 import inspect
 import math
 from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
-# %% ../nbs/01_losses.ipynb #a1c11ecb
+# %% ../nbs/01_losses.ipynb #a55425a3
 def _plain(x):
     "`x` without fastai's tensor type"
     return x if type(x) is Tensor else x.as_subclass(Tensor)
 
-def log_probs(
-    logits:Tensor, # (B, K), K >= 2, any float type, finite; what this function returned is returned as it is
-    targets:Tensor, # (B,) class ids of any integer type, or (B, K) class probabilities
-)->tuple: # Log-probabilities (B, K) in float32 (float64 stays), and the targets as plain int64 or float tensor
-    "Log-softmax of `logits`, and checked `targets`. TypeError or ValueError if they do not fit."
-    if getattr(logits, 'is_log_probs', False): return logits, targets
+def _checked(logits, targets):
+    "`logits` as float32 (float64 stays), `targets` as int64 or like `logits`, both plain tensors. TypeError or ValueError if they do not fit."
     if not isinstance(logits, Tensor):
         raise TypeError(f"logits must be one tensor (B, K), got {type(logits).__name__}: only GJSLoss takes several predictions")
     logits,targets = _plain(logits),_plain(targets)
@@ -40,8 +37,17 @@ def log_probs(
     if targets.shape != (logits.shape if soft else logits.shape[:1]):
         raise ValueError(f"targets must be integer class ids (B,) or float probabilities (B, K) for logits {tuple(logits.shape)}, "
                          f"got {targets.dtype} {tuple(targets.shape)}")
-    log_p = F.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    targets = targets.to(log_p.dtype) if soft else targets.long()
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits, targets.to(logits.dtype) if soft else targets.long()
+
+def log_probs(
+    logits:Tensor, # (B, K), K >= 2, any float type, finite; what this function returned is returned as it is
+    targets:Tensor, # (B,) class ids of any integer type, or (B, K) class probabilities
+)->tuple: # Log-probabilities (B, K) in float32 (float64 stays), and the targets as plain int64 or float tensor
+    "Log-softmax of `logits`, and checked `targets`. TypeError or ValueError if they do not fit."
+    if getattr(logits, 'is_log_probs', False): return logits, targets
+    logits,targets = _checked(logits, targets)
+    log_p = F.log_softmax(logits, dim=-1)
     log_p.is_log_probs = True
     return log_p, targets
 
@@ -83,7 +89,7 @@ def _check(**params):
         limits,ok = _LIMITS.get(name, (None, None))
         if ok and value is not None and not ok(value): raise ValueError(f"{name} must be {limits}, got {value}")
 
-# %% ../nbs/01_losses.ipynb #5ce0f959
+# %% ../nbs/01_losses.ipynb #b4d9cd47
 class RobustLoss(nn.Module):
     "Base of the losses, used like `CrossEntropyLossFlat`: `class MyLoss(RobustLoss, func=my_loss)`, or with options of `func` preset"
     y_int = True # MixUp and CutMix blend two losses, not two labels
@@ -134,7 +140,9 @@ class RobustLoss(nn.Module):
     def _rows(self, x):
         "`x` with its class axis last and all others made one, (N, K); each of them if there are several"
         if isinstance(x, (list, tuple)): return [self._rows(o) for o in x]
-        x = _plain(x).movedim(self.axis, -1)
+        x = _plain(x)
+        if x.ndim == 2 and self.axis in (-1, 1): return x # without a node in the graph
+        x = x.movedim(self.axis, -1)
         return x.reshape(-1, x.shape[-1])
 
     def _class_weights(self, logits, targets):
@@ -184,22 +192,39 @@ def focal_loss(
     log_p,targets = log_probs(logits, targets)
     return -alpha * map_at_target(lambda lp: _focal_factor(lp.exp(), gamma)*lp, log_p, targets) # Eq. (2)
 
-# %% ../nbs/01_losses.ipynb #ec85b160
+# %% ../nbs/01_losses.ipynb #43c7bdcd
 class KnownSlope(torch.autograd.Function):
-    "`apply(log_p, total, slope, targets)`: `total`, (B,), whose derivative by `log_p` is `slope`, (B, K); and `at_target(log_p, targets)`. First derivatives only."
+    "`apply(total, slopes, targets, *xs)`: `total`, (B,), whose derivatives by `xs` are `slopes`, (B, K) each; and `at_target(xs[0], targets)`. First derivatives only."
     @staticmethod
-    def forward(ctx, log_p, total, slope, targets):
-        ctx.save_for_backward(slope, targets)
-        return total.clone(), at_target(log_p.detach(), targets)
+    def forward(ctx, total, slopes, targets, *xs):
+        ctx.save_for_backward(targets, *slopes)
+        return total.clone(), None if targets is None else at_target(xs[0].detach(), targets)
+
+    @staticmethod
+    def backward(ctx, grad_total, grad_label):
+        if torch.is_grad_enabled(): grad_total = grad_total.detach().requires_grad_() # a second derivative is refused even where `grad_total` is constant
+        return KnownSlope.gradients(ctx, grad_total, grad_label)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_total, grad_label):
-        slope,targets = ctx.saved_tensors
-        grad = grad_total[:,None]*slope
-        if targets.is_floating_point(): grad.addcmul_(grad_label[:,None], targets)
-        else: grad.scatter_add_(1, targets[:,None], grad_label[:,None])
-        return grad, None, None, None
+    def gradients(ctx, grad_total, grad_label):
+        targets,*slopes = ctx.saved_tensors
+        grads = [grad_total[:,None]*slope for slope in slopes]
+        if targets is None: pass
+        elif targets.is_floating_point(): grads[0].addcmul_(grad_label[:,None], targets)
+        else: grads[0].scatter_add_(1, targets[:,None], grad_label[:,None])
+        return None, None, None, *grads
+
+def known_slope(
+    total:Tensor, # A sum over classes, (B,), without gradient
+    slopes, # Its derivatives by `xs`, one (B, K) for each
+    targets:Tensor, # (B,) class ids, or (B, K) class probabilities; None: no label is asked for
+    *xs, # Log-probabilities or logits, (B, K) each
+)->tuple: # `total` with its gradient, and `at_target(xs[0], targets)` or None, (B,)
+    "`KnownSlope`, which also works in forward mode (`torch.func.jvp`)"
+    if all(forward_ad.unpack_dual(x).tangent is None for x in xs): return KnownSlope.apply(total, slopes, targets, *xs)
+    total = total.detach() + sum((slope*(x-x.detach())).sum(-1) for x,slope in zip(xs, slopes))
+    return total, None if targets is None else at_target(xs[0], targets)
 
 def with_slope(
     log_p:Tensor, # (B, K), from `log_probs`
@@ -208,7 +233,7 @@ def with_slope(
     slope:Tensor, # Its derivative by `log_p`, up to a multiple of `p` in each row, (B, K)
 )->Tensor: # (B,)
     "`total` with its gradient; that of `at_target(log_p, targets)` is from now on found with it"
-    total,label = KnownSlope.apply(log_p, total, slope, targets)
+    total,label = known_slope(total, (slope,), targets, log_p)
     log_p.label = targets,label
     return total
 
@@ -216,10 +241,29 @@ def _powers(log_p, q=1.):
     "`p**q` to a few units of 1e-6, without gradient, in a third of the time of `exp` on a CPU"
     return (log_p*(q*math.log2(math.e))).exp2_()
 
+def _softmax(logits):
+    "`p` and `log p`, without gradient, by one `exp2`"
+    log_p = logits.detach() - logits.detach().amax(-1, keepdim=True)
+    p = _powers(log_p)
+    total = p.sum(-1, keepdim=True)
+    return p.div_(total), log_p.sub_(total.log())
+
+def _by_logits(slope, p):
+    "In place: a slope by `log p` becomes one by the logits"
+    return slope.addcmul_(p, slope.sum(-1, keepdim=True), value=-1)
+
 def _soft_target(log_p, targets):
     "Sum over classes of `p log p`"
     with torch.no_grad(): terms = _powers(log_p).mul_(log_p)
     return with_slope(log_p, targets, terms.sum(-1), terms)
+
+def _hard_target(log_p, targets):
+    "Largest `log p`; classes that share it share its slope"
+    with torch.no_grad():
+        largest = log_p.amax(-1, keepdim=True)
+        slope = (log_p-largest).eq_(0) # `max` would look for the place, in the time of ten such passes
+        slope /= slope.sum(-1, keepdim=True)
+    return with_slope(log_p, targets, largest.squeeze(-1), slope)
 
 def bootstrapping_loss(
     logits:Tensor, # (B, K)
@@ -230,7 +274,7 @@ def bootstrapping_loss(
     "Bootstrapping loss (Reed et al. 2015)"
     log_p,targets = log_probs(logits, targets)
     if trust is None: trust = .8 if hard else .95
-    own = log_p.max(-1).values if hard else _soft_target(log_p, targets) # the first costs 1.6 cross-entropies, see "Cost"
+    own = _hard_target(log_p, targets) if hard else _soft_target(log_p, targets)
     return -trust*at_target(log_p, targets) - (1-trust)*own
 
 # %% ../nbs/01_losses.ipynb #51d6ea74
@@ -315,7 +359,7 @@ class GCELoss(RobustLoss, func=gce_loss): "Generalised cross-entropy, between cr
 
 class SCELoss(RobustLoss, func=sce_loss): "Symmetric cross-entropy: cross-entropy and reverse cross-entropy"
 
-# %% ../nbs/01_losses.ipynb #06006688
+# %% ../nbs/01_losses.ipynb #f552d5fb
 def nce_loss(
     logits:Tensor, # (B, K)
     targets:Tensor, # (B,) class ids, or (B, K) class probabilities
@@ -324,6 +368,13 @@ def nce_loss(
     log_p,targets = log_probs(logits, targets)
     return at_target(log_p, targets) / log_p.sum(-1)
 
+def _slope_of_share(slope, targets, share, total):
+    "In place: the slope of each class's term becomes that of the target's `share` of their `total`"
+    label = targets*slope if targets.is_floating_point() else slope.gather(1, targets[:,None])
+    slope *= -(share/total)[:,None]
+    label /= total[:,None]
+    return slope.add_(label) if targets.is_floating_point() else slope.scatter_add_(1, targets[:,None], label)
+
 def nfl_loss(
     logits:Tensor, # (B, K)
     targets:Tensor, # (B,) class ids, or (B, K) class probabilities
@@ -331,17 +382,19 @@ def nfl_loss(
     detach:bool=False, # Treat the factors (1-p)^gamma as constants in the gradient, as the authors' code does?
 )->Tensor: # (B,), in [0, 1]
     "Ma et al.'s normalised focal loss. The loss that Kathuria calls NFL is `exp_focal_loss`."
-    log_p,targets = log_probs(logits, targets)
+    shared = getattr(logits, 'is_log_probs', False)
+    if not shared: logits,targets = _checked(logits, targets)
     with torch.no_grad():
-        p = _powers(log_p)
+        p,log_p = (_powers(logits), logits.clone()) if shared else _softmax(logits)
         rest = _rest(p)
-        slope = rest**gamma # with its slope this makes NFL cost 2 cross-entropies, see "Cost"
-        terms = slope*log_p
+        slope = rest**gamma
+        terms = log_p.mul_(slope)
         total = terms.sum(-1)
+        loss = at_target(terms, targets) / total
         if not detach: slope.addcdiv_(terms.mul_(p), rest, value=-gamma)
-    total = with_slope(log_p, targets, total, slope)
-    own = map_at_target(lambda lp: _focal_factor(lp.detach().exp() if detach else lp.exp(), gamma)*lp, log_p, targets)
-    return own / total
+        slope = _slope_of_share(slope, targets, loss, total)
+    if shared: return with_slope(logits, targets, loss, slope)
+    return known_slope(loss, (_by_logits(slope, p),), None, logits)[0]
 
 def ngce_loss(
     logits:Tensor, # (B, K)
@@ -435,20 +488,22 @@ class ExpCEMAELoss(ActivePassiveLoss, active=exp_ce_loss, passive=mean_mae_loss,
 class ExpFocalMAELoss(ActivePassiveLoss, active=exp_focal_loss, passive=mean_mae_loss, alpha=1., beta=1.):
     "Kathuria's APL-NFL-MAE (Ma et al.'s: `NFLMAELoss`)"
 
-# %% ../nbs/01_losses.ipynb #7ea4f43f
-def _divergence(log_ps, targets, pi):
-    "Z times GJS of any number of predictions (B, K). Its slope by log p is the prediction's own KL terms, those of `log m` cancel."
-    share,soft = (1-pi)/len(log_ps),targets.is_floating_point()
+# %% ../nbs/01_losses.ipynb #d3dda7f4
+def _divergence(views, targets, pi):
+    "Z times GJS of any number of predictions, logits (B, K) each. Its slope by log p is the prediction's own KL terms, those of `log m` cancel."
+    share,soft = (1-pi)/len(views),targets.is_floating_point()
     with torch.no_grad():
-        ps = [_powers(o) for o in log_ps]
+        ps,log_ps = zip(*map(_softmax, views))
         mixture = sum(ps[1:], ps[0]) if len(ps) > 1 else ps[0].clone() # m / share
         if soft: mixture.add_(targets, alpha=pi/share)
         else: mixture.scatter_add_(1, targets[:,None], torch.full_like(mixture[:,:1], pi/share))
-        log_m = mixture.clamp_min_(torch.finfo(mixture.dtype).tiny).log_() # + log(share); most of the 1.7 cross-entropies that GJS costs, see "Cost"
+        log_m = mixture.clamp_min_(torch.finfo(mixture.dtype).tiny).log_() # + log(share)
         label = -pi*at_target(log_m, targets) - math.log(share)
         if soft: label -= pi*torch.special.entr(targets).sum(-1)
-        terms = [p.mul_(log_p-log_m) for p,log_p in zip(ps, log_ps)]
-    return label + share*sum(with_slope(log_p, targets, t.sum(-1), t) for log_p,t in zip(log_ps, terms))
+        terms = [log_p.sub_(log_m).mul_(p) for p,log_p in zip(ps, log_ps)]
+        totals = [t.sum(-1) for t in terms]
+        slopes = [_by_logits(t, p) for t,p in zip(terms, ps)]
+    return label + share*known_slope(sum(totals), slopes, None, *views)[0]
 
 def js_loss(
     logits:Tensor, # (B, K)
@@ -456,10 +511,9 @@ def js_loss(
     label_weight:float=.3, # pi, weight of the label, in (0, 1); towards 0: cross-entropy, towards 1: MAE
 )->Tensor: # (B,)
     "Scaled Jensen-Shannon divergence of label and prediction (Englesson & Azizpour 2021)"
-    log_p,targets = log_probs(logits, targets)
+    if targets.is_floating_point(): return gjs_loss((logits,), targets, label_weight)
+    log_p = at_target(*log_probs(logits, targets))
     rest,log_rest = 1-label_weight,math.log1p(-label_weight)
-    if targets.is_floating_point(): return _divergence([log_p], targets, label_weight) / (-rest*log_rest)
-    log_p = at_target(log_p, targets)
     p = log_p.exp()
     return 1 - (torch.special.entr(label_weight + rest*p)/rest + p*(log_p+log_rest))/log_rest
 
@@ -471,8 +525,8 @@ def gjs_loss(
     "Scaled generalised Jensen-Shannon divergence of label and predictions (Englesson & Azizpour 2021); of one prediction: `js_loss`"
     if not isinstance(logits, (list, tuple)): return js_loss(logits, targets, label_weight)
     if len(logits) == 0: raise ValueError("logits must hold at least one prediction, got none")
-    log_ps,converted = zip(*[log_probs(o, targets) for o in logits])
-    return _divergence(log_ps, converted[0], label_weight) / ((label_weight-1)*math.log1p(-label_weight))
+    views,converted = zip(*[_checked(o, targets) for o in logits])
+    return _divergence(views, converted[0], label_weight) / ((label_weight-1)*math.log1p(-label_weight))
 
 # %% ../nbs/01_losses.ipynb #02449970
 class JSLoss(RobustLoss, func=js_loss): "Jensen-Shannon divergence, between cross-entropy and `MAELoss`"

@@ -13,6 +13,7 @@ from fastai.callback.schedule import lr_find
 from fastai.callback.training import GradientAccumulation
 from fastnoisy.callback.lilaw import LiLAWCallback, difficulty, terms_at
 from fastnoisy.data.series import StackedLSTM
+from fastnoisy.losses import BootstrappingLoss, GJSLoss, NFLLoss, NFLMAELoss, NGCELoss
 from fastnoisy.hypergradient import VIRTUAL_STEPS, LastLayer, WholeModel, hypergradient, logit_tangents, trained
 from conftest import blob_learner, blobs, small_model, weights_of
 
@@ -144,6 +145,14 @@ def test_callback_against_real_steps(of, detach, normalise):
     with learn.no_logging(): learn.fit(1, 1e-3)
     got = (params - torch.tensor(learn.lilaw.state.path[0]))/.5
     torch.testing.assert_close(got, expected, rtol=2e-3, atol=2e-5)
+
+@pytest.mark.parametrize('loss', [NFLLoss(), NFLMAELoss(), NGCELoss(), BootstrappingLoss(), GJSLoss(), NFLLoss(detach=True)])
+def test_callback_with_a_loss_of_known_slope(loss):
+    learn,_ = one_batch_learner(meta='hypergradient')
+    learn.loss_func = loss
+    with learn.no_logging(): learn.fit(2, .1)
+    path = torch.tensor(learn.lilaw.state.path)
+    assert path.isfinite().all() and (path[0] != path[1]).any()
 
 def test_of_all_where_only_the_head_is_trained_is_of_head():
     paths = []

@@ -232,6 +232,38 @@ def test_second_derivatives_are_refused_not_wrong():
     grad, = torch.autograd.grad(nfl_loss(logits, hard).sum(), logits, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'): grad.sum().backward()
 
+SUMS = [nfl_loss, ngce_loss, bootstrapping_loss, partial(bootstrapping_loss, hard=True), js_loss, partial(nfl_loss, detach=True)]
+
+@pytest.mark.parametrize('loss', SUMS[:-1] + [lambda z, y: gjs_loss((z, z.flip(1)), y), lambda z, y: active_passive_loss(z, y, nfl_loss, mae_loss)])
+@pytest.mark.parametrize('soft_targets', [False, True])
+def test_forward_mode(loss, soft_targets):
+    logits, hard, soft = inputs(4, 5)
+    targets, tangents = soft if soft_targets else hard % 5, logits.flip(0)
+    values, got = torch.func.jvp(lambda z: loss(z, targets), (logits,), (tangents,))
+    expected = (loss(logits + 1e-6*tangents, targets) - loss(logits - 1e-6*tangents, targets))/2e-6
+    torch.testing.assert_close(values, loss(logits, targets))
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-7)
+
+@pytest.mark.parametrize('loss', SUMS)
+def test_forward_and_backward_mode_agree(loss):
+    logits, hard, soft = inputs()
+    for targets in (hard, soft):
+        grad, = torch.autograd.grad(loss(logits.requires_grad_(), targets).sum(), logits)
+        got = torch.func.jvp(lambda z: loss(z, targets).sum(), (logits.detach(),), (logits.detach().flip(0),))[1]
+        torch.testing.assert_close(got, (grad*logits.detach().flip(0)).sum())
+
+@pytest.mark.parametrize('loss', SUMS[:4] + [lambda z, y: gjs_loss((z, z.flip(1)), y)])
+def test_second_derivatives_are_refused_beside_others(loss):
+    logits, hard, _ = inputs()
+    logits.requires_grad_()
+    grad, = torch.autograd.grad(loss(logits, hard).sum() + logits.square().sum(), logits, create_graph=True)
+    with pytest.raises(RuntimeError, match='once_differentiable'): grad.sum().backward()
+
+def test_equally_likely_classes_share_the_slope():
+    logits = torch.tensor([[1., 1., 0.], [2., 0., 0.]], requires_grad=True)
+    grad, = torch.autograd.grad(bootstrapping_loss(logits, torch.tensor([2, 0]), trust=0., hard=True).sum(), logits)
+    torch.testing.assert_close(grad, logits.detach().softmax(1) - torch.tensor([[.5, .5, 0.], [1., 0., 0.]]))
+
 @all_cases
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('n_classes', [2, 1000])
@@ -488,6 +520,18 @@ def test_nothing_is_kept_after_the_backward_pass(loss):
     loss(log_p, y).sum().backward()
     del log_p
     assert kept() is None
+
+@pytest.mark.parametrize('loss', SUMS + [lambda z, y: gjs_loss((z, z.flip(1)), y)])
+def test_logits_are_left_alone(loss):
+    logits, hard, soft = inputs(dtype=torch.float32)
+    logits.requires_grad_()
+    before = logits.detach().clone()
+    for targets in (hard, soft): loss(logits, targets).sum().backward()
+    assert torch.equal(logits.detach(), before) and not vars(logits)
+    log_p, targets = log_probs(logits, hard)
+    before = log_p.detach().clone()
+    loss(log_p, targets)
+    assert torch.equal(log_p.detach(), before)
 
 def test_log_probabilities_with_other_targets_have_another_label():
     log_p,y = log_probs(torch.randn(4, 5, requires_grad=True), torch.arange(4))
