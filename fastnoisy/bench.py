@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCHEDULES', 'clean_accuracy', 'CleanTest', 'BestValid', 'known_methods', 'run_one', 'RightSamplesCallback']
 
-# %% ../nbs/30_bench.ipynb #52239512
+# %% ../nbs/30_bench.ipynb #fdd65cf2
 import random, time
 from contextlib import contextmanager
 from fastcore.foundation import L
@@ -17,7 +17,7 @@ from fastai.learner import Learner, ValueMetric
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
-from .callback.confidence import accuracy_of
+from .accuracies import accuracy_of
 from .core import METHODS, MethodCallback, register_method
 from .measures import wrong_samples
 from .methods import as_method
