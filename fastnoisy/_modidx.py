@@ -743,8 +743,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'fastnoisy.grid.run_grid': ('grid.html#run_grid', 'fastnoisy/grid.py')},
             'fastnoisy.grid_report': { 'fastnoisy.grid_report._colours': ('grid_report.html#_colours', 'fastnoisy/grid_report.py'),
                                        'fastnoisy.grid_report._plus_minus': ('grid_report.html#_plus_minus', 'fastnoisy/grid_report.py'),
-                                       'fastnoisy.grid_report._preset_and_scale': ( 'grid_report.html#_preset_and_scale',
-                                                                                    'fastnoisy/grid_report.py'),
                                        'fastnoisy.grid_report._saved': ('grid_report.html#_saved', 'fastnoisy/grid_report.py'),
                                        'fastnoisy.grid_report._section': ('grid_report.html#_section', 'fastnoisy/grid_report.py'),
                                        'fastnoisy.grid_report.accuracy_table': ( 'grid_report.html#accuracy_table',

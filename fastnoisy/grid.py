@@ -100,7 +100,7 @@ def default_jobs()->int:
     "One process per core, or one for a GPU"
     return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
-# %% ../nbs/30_grid.ipynb #30ec87c6
+# %% ../nbs/30_grid.ipynb #7e6a7845
 def _minutes(seconds): return f'{seconds:.0f} s' if seconds < 90 else f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
 
 def _print_cell(n_done, n, start, n_now, cell, result):
@@ -121,6 +121,7 @@ def run_grid(
     "Train all cells that are not in `out` yet"
     if scale is not None and preset is None: raise ValueError(f'scale={scale!r} is that of a preset: give one as preset.')
     _load_registrations(register)
+    said = None if preset is None else f'Preset {described(preset, scale, **arguments)}'
     if preset is not None: arguments = {**preset_arguments(preset, scale), **arguments}
     of_preset = arguments.pop('detect', ())
     detect = _epochs(of_preset if detect is None else detect)
@@ -132,7 +133,7 @@ def run_grid(
     done = finished(results.read())
     todo = [o for o in cells if o not in done]
     jobs = min(jobs or default_jobs(), max(len(todo), 1))
-    if preset is not None: print(f'Preset {described(preset, scale)}', flush=True)
+    if said: print(said, flush=True)
     print(f'{len(cells)} cells, {len(cells) - len(todo)} of them trained before; {jobs} at a time. Results: {results.file}', flush=True)
     start,n_before = time.time(),len(cells) - len(todo)
     more = dict(VERSIONS, preset='' if preset is None else f'{preset} at scale cpu' if scale else preset)

@@ -6,7 +6,7 @@
 __all__ = ['SETTING', 'read_grid', 'read_detection', 'best_by_far', 'accuracy_table', 'score_table', 'detection_means',
            'as_markdown', 'plot_rates', 'plot_curves', 'grid_report']
 
-# %% ../nbs/30_grid_report.ipynb #128ea200
+# %% ../nbs/30_grid_report.ipynb #cb0f1b66
 from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,7 +14,6 @@ import pandas as pd
 from .cells import CELL, DETECTION
 from .grid import read_table
 from .measures import SCORES
-from .presets import described
 
 # %% ../nbs/30_grid_report.ipynb #761f340a
 SETTING = [o for o in CELL if o not in ('noise', 'rate', 'method', 'seed')]
@@ -135,7 +134,7 @@ def plot_curves(
     axs[1].legend(fontsize=7, loc='center left', bbox_to_anchor=(1, .5))
     return axs
 
-# %% ../nbs/30_grid_report.ipynb #ef4e61d4
+# %% ../nbs/30_grid_report.ipynb #70c11071
 def _saved(ax, file):
     ax.figure.savefig(file, dpi=80)
     plt.close(ax.figure)
@@ -156,10 +155,6 @@ def _section(out, i, setting, results, curves, detection):
         for rate in sorted(results.rate[results.noise == noise].unique()): parts.append(_saved(plot_curves(curves, noise, rate)[0], out/f'curves_{name}_{rate:g}.png'))
     return '\n\n'.join(parts)
 
-def _preset_and_scale(text):
-    name,_,scale = text.partition(' at scale ')
-    return name,scale or None
-
 def grid_report(
     out, # Folder that `run_grid` wrote to
 )->str: # Markdown
@@ -170,7 +165,7 @@ def grid_report(
     detection = read_detection(out)
     parts = [_section(out, i, dict(zip(SETTING, setting)), rows, curves.merge(rows[CELL]), detection.merge(rows[CELL])) for i,(setting,rows) in enumerate(groups, 1)]
     presets = results.preset.dropna().unique()
-    if len(presets): parts.insert(0, '\n'.join(f'- Preset {described(*_preset_and_scale(o))}' for o in presets))
+    if len(presets): parts.insert(0, '\n'.join(f'- Preset {o}' + (": data, network and schedule are not the paper's, but those of the settings below" if ' at scale ' in o else '') for o in presets))
     if len(failed): parts.append('## Failed\n\n' + '\n'.join(f'- {o.noise} {o.rate:g}, {o.method}, seed {o.seed}: {o.error}' for o in failed.itertuples()))
     text = '\n\n'.join(['# Report of ' + out.name, *parts]) + '\n'
     (out/'report.md').write_text(text, encoding='utf-8')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['register_loss', 'TwoViews', 'as_method']
 
-# %% ../nbs/29_methods.ipynb #3e989cb0
+# %% ../nbs/29_methods.ipynb #39e55bbc
 import ast
 from functools import partial
 import torch
@@ -13,6 +13,7 @@ from fastcore.foundation import L
 from fastai.callback.core import Callback
 from .callback.also import ALSOCallback
 from .callback.bmm import BMMFilterCallback
+from .callback.confidence import TwoModelConfidenceCallback
 from .callback.knn import KNNCorrectionCallback
 from .callback.lilaw import LiLAWCallback
 from .core import METHODS, Method, register_method

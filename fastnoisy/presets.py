@@ -40,7 +40,7 @@ PRESETS |= {
     'lilaw-table16': dict(_VIT, noise=['symmetric:.5'], variants=['plain'], detect=(3, 10)),
 }
 
-# %% ../nbs/30_presets.ipynb #dfaf88ad
+# %% ../nbs/30_presets.ipynb #a3b1ffb3
 _SMALL = dict(data='digits', arch=None, variants=['plain'], epochs=30, lr=3e-3, bs=None, schedule='one-cycle')
 _VARIANTS = {'lilaw-table9': ['plain', 'clean-valid'], 'lilaw-table12': PRESETS['lilaw-table12']['variants'], 'lilaw-table13': ['plain', 'moved-valid']}
 CPU = {name: dict(_SMALL, variants=_VARIANTS.get(name, ['plain'])) for name,o in PRESETS.items() if o.get('data') == _VIT['data']}
@@ -65,10 +65,11 @@ def preset_arguments(
 def described(
     name:str, # In `PRESETS`
     scale:str=None, # As in `preset_arguments`
+    **given # Arguments of `run_grid` that replace those of the preset
 )->str:
-    "The preset, and at another scale what it has in place of the paper's"
-    if not scale: return name
-    changes = '; '.join(f'{k} {_short(v)} for {_short(PRESETS[name][k])}' for k,v in CPU[name].items() if k in PRESETS[name] and v != PRESETS[name][k])
-    return f'{name} at scale cpu' + (f', which has {changes}' if changes else '')
+    "The preset, and what is not as in its paper"
+    changes = {k: v for k,v in {**preset_arguments(name, scale), **given}.items() if k in PRESETS[name] and v != PRESETS[name][k]}
+    where = f'{name} at scale cpu' if scale else name
+    return where + (', with ' + '; '.join(f'{k} {_short(v)} for {_short(PRESETS[name][k])}' for k,v in changes.items()) if changes else '')
 
 def _short(v): return 'its own' if v is None else ', '.join(map(str, v)) if isinstance(v, (list, tuple)) else str(v)

@@ -1,10 +1,12 @@
 "Names of methods: every registered one, options, combinations, and what is told when they are wrong"
+import os, subprocess, sys
 import pytest, torch
 from fastai.basics import Callback, Learner
 from fastnoisy.all import METHODS, digits_dls, run_one, small_cnn
 from fastnoisy.core import Method
 from fastnoisy.losses import *
 from fastnoisy.methods import TwoViews, as_method, register_loss
+from readme import root
 
 @pytest.fixture
 def mine():
@@ -102,3 +104,7 @@ def test_two_views_need_images():
 def test_gjs_trains_and_repeats():
     a,b = (run_one(digits_dls(noise=.4, device='cpu'), lambda: small_cnn(3, 10), 'gjs', 2)[1] for _ in range(2))
     assert a['last'] == b['last'] > .3
+
+def test_the_table_is_whole_after_one_import():
+    code = "from fastnoisy.methods import as_method; [as_method(o) for o in ('lilaw', 'also', 'also+bmm', 'also+knn', 'confidence', 'gjs', 'ce')]"
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=root, env={**os.environ, 'PYTHONPATH': str(root)})

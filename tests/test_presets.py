@@ -63,6 +63,7 @@ def test_scale_cpu(no_files, name):
     cells,paper = settings(name, 'cpu'),settings(name)
     assert len(cells) <= len(paper) and all(o.data.split(':')[0] in DATASETS and 'pretrained' not in o.arch for o in cells)
     if name not in ('lilaw-table1', 'lilaw-table14', 'apl-paper'): assert values(cells, 'noise', 'rate', 'method') == values(paper, 'noise', 'rate', 'method')
+    assert described(name) == name and described(name, epochs=7) == f'{name}, with epochs 7 for {PRESETS[name]["epochs"]}'
     said = described(name, 'cpu')
     assert said.startswith(f'{name} at scale cpu') and all(k in said for k,v in CPU[name].items() if k in PRESETS[name] and PRESETS[name][k] != v)
 
@@ -88,9 +89,9 @@ def test_the_papers_preset_on_a_few_images(tmp_path):
 
 def test_every_output_says_the_scale(tmp_path, capsys):
     results = run_grid(tmp_path/'out', jobs=1, preset='lilaw-table16', scale='cpu', seeds=1, epochs=3)
-    assert 'Preset lilaw-table16 at scale cpu, which has data digits for cifar100:224' in capsys.readouterr().out
+    assert 'Preset lilaw-table16 at scale cpu, with data digits for cifar100:224; seeds 1 for 3; arch its own' in capsys.readouterr().out
     assert (results.preset == 'lilaw-table16 at scale cpu').all()
     text = grid_report(tmp_path/'out')
-    assert '- Preset lilaw-table16 at scale cpu, which has data digits for cifar100:224; arch its own' in text
+    assert "- Preset lilaw-table16 at scale cpu: data, network and schedule are not the paper's" in text
     assert '### Wrong samples found' in text and 'auc, epoch 3' in text and 'symmetric 0.5, ce, aum' in text and 'symmetric 0.5, ce, grand' in text and 'symmetric 0.5, lilaw, W_alpha' in text
     assert 'auc, epoch 10' not in text # there was none
