@@ -1,6 +1,7 @@
 """The experiments of the LiLAW paper at the scale of two CPU cores, and what it does not have: the trainings behind nbs/42_tutorial.lilaw.ipynb.
 
-python benchmarks/lilaw.py digits                              tables 1, 6 to 13 and 16 on scikit-learn's digits; the term of easy samples alone; other gradients, rates, starts
+python benchmarks/lilaw.py digits                              tables 1, 6 to 13 and 16 on scikit-learn's digits; the term of easy samples alone
+python benchmarks/lilaw.py options                             other gradients, rates and starts on the digits
 python benchmarks/lilaw.py ecg5000 --root DIR                  Table 3; DIR has ECG5000/ECG5000_TRAIN and _TEST as the archive has them
 python benchmarks/lilaw.py breastmnist --root DIR              Table 2, at 28 pixels with a small network from random weights; DIR has breastmnist.npz
 python benchmarks/lilaw.py fashion10k --root FILE.npz          tables 8 and 14: 10,000 images of FashionMNIST, 12 epochs
@@ -27,8 +28,9 @@ def preset(table, out, **arguments): run_grid(out, preset=f'lilaw-table{table}',
 def digits(out, root, jobs):
     preset(16, Path(out)/'detection', jobs=jobs) # in a folder of its own, as it measures more
     for table in (7, 8, 9, 1, 6, 11, 12, 13, 10): preset(table, out, jobs=jobs)
-    for noise,methods in ((ALL, ALPHA), (HALF, OPTIONS)): preset(7, out, jobs=jobs, noise=noise, methods=methods)
+    preset(7, out, jobs=jobs, noise=ALL, methods=ALPHA)
 
+def options(out, root, jobs): preset(7, out, jobs=jobs, noise=HALF, methods=['ce', 'lilaw', *OPTIONS])
 def ecg5000(out, root, jobs): preset(3, out, root=root, jobs=jobs)
 def breastmnist(out, root, jobs): preset(2, out, root=root, arch='small_cnn:2', jobs=jobs) # a ResNet-18 takes five minutes a training
 def fashion10k(out, root, jobs): preset(8, out, data='fashion10k', root=root, epochs=12, jobs=jobs)
@@ -37,7 +39,7 @@ def cost(out, root, jobs):
     for data,epochs,options in (('digits', 30, {}), ('fashion10k', 12, dict(root=root))):
         for method,times in COST.items(): preset(8, out, data=data, noise=['symmetric:.5'], methods=[method], epochs=round(epochs*times), jobs=jobs, **options)
 
-PARTS = dict(digits=digits, ecg5000=ecg5000, breastmnist=breastmnist, fashion10k=fashion10k, cost=cost)
+PARTS = dict(digits=digits, options=options, ecg5000=ecg5000, breastmnist=breastmnist, fashion10k=fashion10k, cost=cost)
 
 def collect(out, part):
     results,_,failed = read_grid(out)

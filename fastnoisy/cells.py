@@ -172,7 +172,7 @@ def grid_cells(
     if not cells: raise ValueError('There is nothing to do: give at least one data set, one method and one noise.')
     return cells
 
-# %% ../nbs/30_cells.ipynb #25e08a01
+# %% ../nbs/30_cells.ipynb #787b0dc9
 def _peak_mb():
     "Most memory so far, in MB: of the GPU if there is one, else of the process"
     if torch.cuda.is_available(): return torch.cuda.max_memory_allocated()/2**20
@@ -182,7 +182,7 @@ def _peak_mb():
 
 VERSIONS = dict(fastnoisy=fastnoisy.__version__, torch=torch.__version__, fastai=fastai.__version__, python=platform.python_version())
 _BOTH = [f'{score}{o}' for score in SCORES for o in ('', '_last')] # at the epoch that the validation set chooses, and at the last
-RESULTS = [*_BOTH, 'best_epoch', 'valid_accuracy', 'actual_rate', 'seconds', 'peak_mb', 'device', 'preset', *VERSIONS, 'error']
+RESULTS = [*_BOTH, 'best_epoch', 'valid_accuracy', 'actual_rate', 'recorded', 'seconds', 'peak_mb', 'device', 'preset', *VERSIONS, 'error']
 CURVES = ['epoch', 'train_loss', 'valid_loss', 'valid_accuracy']
 DETECTION = ['epoch', 'signal', 'auc', 'average_precision']
 
@@ -208,11 +208,12 @@ def train_cell(
         learn,row = run_one(dls, new_model, cell.method, cell.epochs, cell.lr, cell.seed, schedule=cell.schedule, wd=cell.wd, every_epoch=False,
                             cbs=_watchers(cell.method, detect, new_model()), **OPTIMIZERS[cell.optimizer])
     names,best = list(learn.recorder.metric_names[1:]),learn.best_valid
+    shown = [f'{k}={v:.4g}' for k,v in zip(names, learn.recorder.values[-1]) if k not in ('train_loss', 'valid_loss', 'accuracy', 'time')] # such as LiLAW's three numbers
     curves = {o: [round(v[names.index(n)], 5) for v in learn.recorder.values] for o,n in zip(CURVES[1:], ('train_loss', 'valid_loss', 'accuracy'))}
     last = {f'{k}_last': v for k,v in model_scores(learn).items()}
     with best.in_force(): scores = model_scores(learn) | last
     wrong = wrong_samples(dls)
     result = dict({k: round(v, 5) for k,v in scores.items()}, best_epoch=best.best_epoch + 1, valid_accuracy=round(best.best, 5), actual_rate=0. if wrong is None else round(wrong.mean(), 5),
-                  seconds=round(row['seconds'], 2), peak_mb=round(_peak_mb()), device=str(dls.device))
+                  recorded=' '.join(shown), seconds=round(row['seconds'], 2), peak_mb=round(_peak_mb()), device=str(dls.device))
     found = {k: [round(o[k], 5) if k in DETECTION[2:] else o[k] for o in learn.detection.rows] for k in DETECTION} if detect else {}
     return result,{'epoch': range(1, 1+cell.epochs), **curves},found

@@ -200,9 +200,14 @@ def test_detection_is_written(tmp_path):
     assert set(table[table.method == 'also'].signal) == {'also'} and {'aum', 'grand'} <= set(table[table.method == 'gce'].signal)
     assert set(table.noise) == {'symmetric', 'zoom-shift'}
 
+def test_what_a_method_shows_is_written(tmp_path):
+    said = run_grid(tmp_path, jobs=1, **{**SHORT, 'methods': ['lilaw'], 'epochs': 3}).recorded[0]
+    numbers = dict(o.split('=') for o in said.split())
+    assert list(numbers) == ['alpha', 'beta', 'delta'] and 9.9 < float(numbers['alpha']) < 10 and 2 < float(numbers['beta']) < 2.1
+
 def test_scores_of_both_ends_are_written(tmp_path):
     row = run_grid(tmp_path, jobs=1, **{**SHORT, 'epochs': 3}).iloc[0]
-    assert row.accuracy <= row.top5 <= 1 and row.accuracy_last <= row.top5_last and row.auroc > .5 and row.ece >= 0 and row.temperature_last > 0
+    assert pd.isna(row.recorded) and row.accuracy <= row.top5 <= 1 and row.accuracy_last <= row.top5_last and row.auroc > .5 and row.ece >= 0 and row.temperature_last > 0
 
 # Interruption
 
