@@ -107,9 +107,9 @@ def test_missing_file_without_network(tmp_path, no_download):
 
 def test_missing_file_and_no_download_wanted(tmp_path, no_download):
     root = tmp_path/'new'
-    with pytest.raises(FileNotFoundError, match='leave out download=False') as e: medmnist_dls('bloodmnist', root=root, download=False)
+    with pytest.raises(FileNotFoundError, match='allow it: download=True') as e: medmnist_dls('bloodmnist', root=root, download=False)
     assert all(o in str(e.value) for o in ('bloodmnist.npz', str(root), medmnist.INFO['bloodmnist']['url']))
-    with pytest.raises(FileNotFoundError, match='leave out download=False'): medmnist_learner('bloodmnist', root=root, download=False)
+    with pytest.raises(FileNotFoundError, match='allow it: download=True'): medmnist_learner('bloodmnist', root=root, download=False)
     assert not no_download and not root.exists()
 
 

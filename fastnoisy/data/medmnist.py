@@ -38,12 +38,12 @@ def _medmnist_info(name):
     if INFO[name]['python_class'].endswith('3D'): raise ValueError(f'{name} holds volumes, but only the 2D sets can be used: {", ".join(names)}')
     raise ValueError(f'{name} is multi-label (several findings in one image), but one class for each image is needed: {", ".join(names)}')
 
-# %% ../../nbs/05_data.medmnist.ipynb #242f1074
+# %% ../../nbs/05_data.medmnist.ipynb #f8d163d3
 def _missing(file, url, download):
     "Returns the error for a file that is not there"
     tried = 'could not be downloaded' if download else 'download=False forbids to fetch it'
     return FileNotFoundError(f'{file.name} is not in {file.parent}, and {tried}. Get it from {url} and put it into that folder'
-                             + ('.' if download else ', or leave out download=False.'))
+                             + ('.' if download else ', or allow it: download=True, on the command line --download.'))
 
 # %% ../../nbs/05_data.medmnist.ipynb #8c0e023f
 def medmnist_splits(
