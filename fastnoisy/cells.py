@@ -6,7 +6,7 @@
 __all__ = ['ARCHS', 'OPTIMIZERS', 'CELL', 'VERSIONS', 'RESULTS', 'CURVES', 'DETECTION', 'resnet18_32', 'Cell', 'noise_rates',
            'clean_dls', 'cell_dls', 'cell_options', 'grid_cells', 'train_cell']
 
-# %% ../nbs/30_cells.ipynb #e83b3d1e
+# %% ../nbs/30_cells.ipynb #827a3de2
 import platform, sys
 from dataclasses import dataclass, fields
 from functools import partial
@@ -20,7 +20,7 @@ from .data.digits import small_cnn
 from .data.medmnist import _weights_help
 from .data.series import StackedLSTM
 from .data.sets import DATASETS
-from .measures import SCORES, Detection, model_scores, wrong_samples
+from .measures import MEASURES, Detection, model_scores, wrong_samples
 from .methods import as_method
 from .scores import SCORES as DYNAMICS
 from .variants import Resized, add_noise, check_variant, last_two, moved_validation
@@ -172,7 +172,7 @@ def grid_cells(
     if not cells: raise ValueError('There is nothing to do: give at least one data set, one method and one noise.')
     return cells
 
-# %% ../nbs/30_cells.ipynb #787b0dc9
+# %% ../nbs/30_cells.ipynb #c52e65f4
 def _peak_mb():
     "Most memory so far, in MB: of the GPU if there is one, else of the process"
     if torch.cuda.is_available(): return torch.cuda.max_memory_allocated()/2**20
@@ -181,7 +181,7 @@ def _peak_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == 'darwin' else 2**10)
 
 VERSIONS = dict(fastnoisy=fastnoisy.__version__, torch=torch.__version__, fastai=fastai.__version__, python=platform.python_version())
-_BOTH = [f'{score}{o}' for score in SCORES for o in ('', '_last')] # at the epoch that the validation set chooses, and at the last
+_BOTH = [f'{score}{o}' for score in MEASURES for o in ('', '_last')] # at the epoch that the validation set chooses, and at the last
 RESULTS = [*_BOTH, 'best_epoch', 'valid_accuracy', 'actual_rate', 'recorded', 'seconds', 'peak_mb', 'device', 'preset', *VERSIONS, 'error']
 CURVES = ['epoch', 'train_loss', 'valid_loss', 'valid_accuracy']
 DETECTION = ['epoch', 'signal', 'auc', 'average_precision']

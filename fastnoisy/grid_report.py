@@ -6,14 +6,14 @@
 __all__ = ['SETTING', 'read_grid', 'read_detection', 'best_by_far', 'accuracy_table', 'score_table', 'detection_means',
            'as_markdown', 'plot_rates', 'plot_curves', 'grid_report']
 
-# %% ../nbs/30_grid_report.ipynb #cb0f1b66
+# %% ../nbs/30_grid_report.ipynb #4ab66b74
 from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from .cells import CELL, DETECTION
 from .grid import read_table
-from .measures import SCORES
+from .measures import MEASURES
 
 # %% ../nbs/30_grid_report.ipynb #761f340a
 SETTING = [o for o in CELL if o not in ('noise', 'rate', 'method', 'seed')]
@@ -36,7 +36,7 @@ def read_detection(
     file = Path(out)/'detection.csv'
     return read_table(file).drop_duplicates([*CELL, 'epoch', 'signal'], keep='last') if file.is_file() else pd.DataFrame(columns=CELL + DETECTION)
 
-# %% ../nbs/30_grid_report.ipynb #26d1b687
+# %% ../nbs/30_grid_report.ipynb #63bb4199
 def best_by_far(
     mean:pd.DataFrame, # One row per condition, one column per method
     sd:pd.DataFrame, # The same for the standard deviations over the seeds, NaN for one seed
@@ -73,7 +73,7 @@ def score_table(
     last:bool=False, # At the last epoch? Otherwise with the weights that were best on the validation set
 )->pd.DataFrame: # Of texts: one row per noise and method, one column per score
     "Mean and standard deviation over the seeds of all scores"
-    columns = [f'{o}_last' if last else o for o in SCORES]
+    columns = [f'{o}_last' if last else o for o in MEASURES]
     names = results.noise + results.rate.map(' {:g}'.format).where(results.noise != 'none', '') + ', ' + results.method
     groups = results[columns].groupby(names, sort=False)
     mean,sd = groups.mean(),groups.std()

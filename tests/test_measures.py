@@ -10,7 +10,7 @@ from fastnoisy.callback.dynamics import DynamicsCallback
 from fastnoisy.callback.lilaw import LiLAWCallback
 from fastnoisy.data.digits import digits_dls, small_cnn
 from fastnoisy.data.noisy import noisy_inputs
-from fastnoisy.measures import SCORES, Detection, logits_of, model_scores, n_found, signals, suspicion, test_scores as scores_of, wrong_samples
+from fastnoisy.measures import MEASURES, Detection, logits_of, model_scores, n_found, prediction_scores, signals, suspicion, wrong_samples
 from fastnoisy.noise import LabelNoise
 from fastnoisy.noise_inputs import CropShift
 from conftest import blob_learner, blobs, fitted_blobs
@@ -27,9 +27,9 @@ def test_scores_against_their_definitions():
     g = torch.Generator().manual_seed(0)
     logits,y = 2*torch.randn(300, 8, generator=g),torch.randint(0, 8, (300,), generator=g)
     logits[range(300), y] += 1.5
-    got = scores_of(logits, y, temperature=2.)
+    got = prediction_scores(logits, y, temperature=2.)
     pred,probs = logits.argmax(1),logits.softmax(1).double()
-    assert list(got) == SCORES and got['accuracy'] == (pred == y).double().mean()
+    assert list(got) == MEASURES and got['accuracy'] == (pred == y).double().mean()
     assert got['top5'] == pytest.approx(top_k_accuracy_score(y, logits.numpy(), k=5))
     recalls = [(pred[y == k] == k).double().mean() for k in range(8)]
     assert got['balanced'] == pytest.approx(np.mean(recalls))
@@ -41,10 +41,10 @@ def test_scores_against_their_definitions():
     confidence,right = (logits/2).softmax(1).amax(1),pred == y
     bins = [(confidence > i/15) & (confidence <= (i+1)/15) for i in range(15)]
     assert got['ece_scaled'] == pytest.approx(sum(float(o.float().mean()*(right[o].float().mean() - confidence[o].mean()).abs()) for o in bins if o.any()), abs=1e-6)
-    assert got['ece_scaled'] != got['ece'] == scores_of(logits, y)['ece_scaled'] and got['temperature'] == 2.
+    assert got['ece_scaled'] != got['ece'] == prediction_scores(logits, y)['ece_scaled'] and got['temperature'] == 2.
 
 @pytest.mark.parametrize('n_classes', [2, 5])
-def test_no_top5_where_it_says_nothing(n_classes): assert np.isnan(scores_of(torch.eye(n_classes), torch.arange(n_classes))['top5'])
+def test_no_top5_where_it_says_nothing(n_classes): assert np.isnan(prediction_scores(torch.eye(n_classes), torch.arange(n_classes))['top5'])
 
 def test_model_scores_are_of_the_test_set_with_the_temperature_of_the_validation_set():
     dls = digits_dls(noise=.3, device='cpu')
