@@ -6,7 +6,7 @@
 __all__ = ['ARCHS', 'OPTIMIZERS', 'CELL', 'VERSIONS', 'RESULTS', 'CURVES', 'DETECTION', 'resnet18_32', 'Cell', 'noise_rates',
            'clean_dls', 'cell_dls', 'cell_options', 'grid_cells', 'train_cell']
 
-# %% ../nbs/30_cells.ipynb #827a3de2
+# %% ../nbs/30_cells.ipynb #5143bdcd
 import platform, sys
 from dataclasses import dataclass, fields
 from functools import partial
@@ -17,7 +17,7 @@ import fastnoisy
 from .bench import SCHEDULES, run_one
 from .callback.dynamics import DynamicsCallback
 from .data.digits import small_cnn
-from .data.medmnist import _weights_help
+from .data.medmnist import weights_place
 from .data.series import StackedLSTM
 from .data.sets import DATASETS
 from .measures import MEASURES, Detection, model_scores, wrong_samples
@@ -25,7 +25,7 @@ from .methods import as_method
 from .scores import SCORES as DYNAMICS
 from .variants import Resized, add_noise, check_variant, last_two, moved_validation
 
-# %% ../nbs/30_cells.ipynb #bba26276
+# %% ../nbs/30_cells.ipynb #0c761622
 def resnet18_32(dls):
     "ResNet-18 for images of 32 pixels: the first layer 3 x 3 without stride, no pooling after it"
     model = timm.create_model('resnet18', num_classes=dls.c, in_chans=dls.n_channels)
@@ -50,8 +50,7 @@ def _timm_model(arch, pretrained, dls):
     try: return timm.create_model(arch, pretrained, num_classes=dls.c, in_chans=dls.n_channels)
     except OSError as e:
         if not pretrained: raise
-        raise OSError(f'arch={arch}:pretrained: the weights could not be loaded ({e}): leave out ":pretrained", or '
-                      f'{_weights_help(arch).partition(", or ")[2]}') from e
+        raise OSError(f'arch={arch}:pretrained: the weights could not be loaded ({e}): leave out ":pretrained", or {weights_place(arch)}') from e
 
 def _model_maker(arch):
     if callable(arch): return arch
@@ -60,7 +59,7 @@ def _model_maker(arch):
     if timm.is_model(name) and option in ('', 'pretrained'): return partial(_timm_model, name, option == 'pretrained')
     raise ValueError(f'arch={arch!r}: give one of {", ".join(ARCHS)}, or the name of a timm model, with ":pretrained" for ImageNet weights.')
 
-# %% ../nbs/30_cells.ipynb #ea530059
+# %% ../nbs/30_cells.ipynb #771965dd
 @dataclass(frozen=True)
 class Cell:
     "One training of a grid"
@@ -80,7 +79,7 @@ class Cell:
 
     @property
     def noise_model(self)->str:
-        "The noise as `as_noise` takes it, or None"
+        "The noise as `add_noise` takes it, or None"
         if self.noise == 'none': return None
         name,*options = self.noise.split(':')
         return ':'.join([name, str(self.rate), *options])
@@ -118,7 +117,7 @@ def cell_dls(
     cell:Cell,
 ): # `DataLoaders` with `test`
     "The same with the noise and the validation set of a cell"
-    dls = add_noise(dls, cell.noise, cell.rate, cell.seed, valid=cell.variant != 'clean-valid')
+    dls = add_noise(dls, cell.noise_model, cell.seed, valid=cell.variant != 'clean-valid')
     return moved_validation(dls) if cell.variant == 'moved-valid' else dls
 
 def cell_options(
@@ -162,12 +161,13 @@ def grid_cells(
         dataset = _check_data(one)
         dls = clean_dls(one, bs, options)
         pairs = dict.fromkeys(o for text in L(noise) for o in noise_rates(text, dataset.class_map))
-        make_model = _model_maker(arch or dataset.arch)
-        name = arch or dataset.arch if isinstance(arch or dataset.arch, str) else make_model.__name__
+        chosen = arch or dataset.arch
+        make_model = _model_maker(chosen)
+        name = chosen if isinstance(chosen, str) else make_model.__name__
         mine = [Cell(one, kind, rate, method, s, name, epochs, lr, wd, optimizer, schedule, dls.train.bs, variant)
                 for s in range(seed, seed+seeds) for variant in variants for kind,rate in pairs for method in methods]
         for o in {(o.noise, o.rate): o for o in mine}.values(): cell_dls(dls, o)
-        for o in {o.variant: o for o in mine}.values(): clean_dls(one, bs, cell_options(o, options))
+        for o in {o.variant: o for o in mine if o.variant.startswith('valid:')}.values(): clean_dls(one, bs, cell_options(o, options))
         cells += mine
     if not cells: raise ValueError('There is nothing to do: give at least one data set, one method and one noise.')
     return cells

@@ -5,6 +5,9 @@
 # %% auto #0
 __all__ = ['PRESETS', 'CPU', 'preset_arguments', 'described']
 
+# %% ../nbs/30_presets.ipynb #92e17952
+from .data.sets import MEDMNIST
+
 # %% ../nbs/30_presets.ipynb #e7f4dc36
 _SIX = ['ce', 'focal', 'exp-ce', 'exp-focal', 'apl-nce-mae', 'apl-nfl-mae']
 _PAPER_NOISE = ['symmetric:0,.2,.5,.8', 'asymmetric:0,.1,.25,.4']
@@ -15,17 +18,16 @@ PRESETS = {
                       schedule='cosine', bs=128),
 }
 
-# %% ../nbs/30_presets.ipynb #5995af64
+# %% ../nbs/30_presets.ipynb #58519158
 _TWO = ['ce', 'lilaw']
 _VIT = dict(data='cifar100:224', methods=_TWO, seeds=3, variants=['plain', 'last-two'], arch='vit_base_patch16_224.augreg_in21k:pretrained', epochs=10, lr=2e-4, wd=0., bs=16,
             optimizer='torch-adam', schedule='linear')
-_MED = ['pathmnist', 'dermamnist', 'octmnist', 'pneumoniamnist', 'breastmnist', 'bloodmnist', 'tissuemnist', 'organamnist', 'organcmnist', 'organsmnist']
 _TERMS = ["lilaw:terms=('alpha','beta')", "lilaw:terms=('alpha','delta')", "lilaw:terms=('beta','delta')", 'lilaw:terms=alpha', 'lilaw:terms=beta', 'lilaw:terms=delta']
 _HALF = ['symmetric:0,.5']
 _NOISE_TYPES = ['symmetric:.5', 'dirichlet:.5', 'instance:.5', 'adjacent:.5', 'far-ood:.5', 'domain-shift:.5', 'covariate-shift:.5', 'zoom-shift:.5', 'crop-shift:.5']
 PRESETS |= {
     'lilaw-table1': dict(_VIT, noise=_NOISE_TYPES),
-    'lilaw-table2': dict(data=[f'{o}:224' for o in _MED], noise=['symmetric:0,.1,.2,.3,.4,.5'], methods=_TWO, seeds=3, arch='resnet18.a1_in1k:pretrained', epochs=100, lr=1e-4, wd=0., bs=128,
+    'lilaw-table2': dict(data=[f'{o}:224' for o in MEDMNIST], noise=['symmetric:0,.1,.2,.3,.4,.5'], methods=_TWO, seeds=3, arch='resnet18.a1_in1k:pretrained', epochs=100, lr=1e-4, wd=0., bs=128,
                          optimizer='torch-adam', schedule='steps'),
     'lilaw-table3': dict(data='ecg5000', noise=['none'], methods=['ce', 'lilaw', 'gce', 'also', 'confidence'], seeds=3, epochs=500, lr=1e-3, wd=0., bs=512, optimizer='torch-adam', schedule='flat'),
     'lilaw-table6': dict(_VIT, noise=_HALF, methods=_TWO + _TERMS),
@@ -40,13 +42,12 @@ PRESETS |= {
     'lilaw-table16': dict(_VIT, noise=['symmetric:.5'], variants=['plain'], detect=(3, 10)),
 }
 
-# %% ../nbs/30_presets.ipynb #f27205a0
-_SMALL = dict(data='digits', arch=None, variants=['plain'], epochs=30, lr=3e-3, bs=None, schedule='one-cycle')
-_VARIANTS = {'lilaw-table9': ['plain', 'clean-valid'], 'lilaw-table12': PRESETS['lilaw-table12']['variants'], 'lilaw-table13': ['plain', 'moved-valid']}
-CPU = {name: dict(_SMALL, variants=_VARIANTS.get(name, ['plain'])) for name,o in PRESETS.items() if o.get('data') == _VIT['data']}
+# %% ../nbs/30_presets.ipynb #cfe4b3b4
+_SMALL = dict(data='digits', arch=None, epochs=30, lr=3e-3, bs=None, schedule='one-cycle')
+CPU = {name: dict(_SMALL, variants=[v for v in o['variants'] if v != 'last-two']) for name,o in PRESETS.items() if o['data'] == _VIT['data']}
 _FOR_DIGITS = {'far-ood:.5': 'far-ood:.5:photos', 'crop-shift:.5': 'crop-shift:.5:3'} # they are digits, of 8 pixels
 CPU['lilaw-table1']['noise'] = [_FOR_DIGITS.get(o, o) for o in _NOISE_TYPES]
-CPU['lilaw-table14'] = dict(_SMALL, data=['fashion10k', 'cifar10k'])
+CPU['lilaw-table14'] = dict(_SMALL, data=['fashion10k', 'cifar10k'], variants=['plain'])
 CPU['lilaw-table16']['epochs'] = 10
 CPU['lilaw-table2'] = dict(data='breastmnist', arch='resnet18')
 CPU['lilaw-table3'] = {}

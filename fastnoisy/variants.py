@@ -35,7 +35,7 @@ def check_variant(
     if not ok: raise ValueError(f"variant={text!r}: choose from {', '.join(o for o in VARIANTS if o != 'valid')}, or 'valid:.05', a share in (0, 1).")
     return text
 
-# %% ../nbs/30_variants.ipynb #f4667e6a
+# %% ../nbs/30_variants.ipynb #8bdf0049
 def _photos(n=1000, size=32):
     "Square pieces of scikit-learn's photographs, (n,size,size,3), uint8"
     from sklearn.datasets import load_sample_images
@@ -57,16 +57,15 @@ INPUT_NOISES = {'far-ood': _far_ood, 'domain-shift': DomainShift, 'covariate-shi
 
 def add_noise(
     dls, # `DataLoaders` with right labels; not changed
-    noise:str, # Name and options of a label noise model or in `INPUT_NOISES`, without the rate: 'asymmetric:mnist'; or 'none'
-    rate:float, # In [0, 1]
+    noise:str, # A label noise model, or one of `INPUT_NOISES`, with its rate and options: 'asymmetric:.4:mnist'; or None
     seed:int, # Of the draw
     valid:bool=True, # Wrong labels in the validation set too?
 ): # `DataLoaders`
     "The same data with a share of wrong labels, or of changed training images"
-    name,*options = noise.split(':')
-    if name == 'none': return dls
-    if name in INPUT_NOISES: return noisy_inputs(dls, INPUT_NOISES[name](rate, *options), generator=seed)
-    return noisy(dls, ':'.join([name, str(rate), *options]), valid=valid, generator=seed)
+    if noise is None: return dls
+    name,rate,*options = noise.split(':')
+    if name in INPUT_NOISES: return noisy_inputs(dls, INPUT_NOISES[name](float(rate), *options), generator=seed)
+    return noisy(dls, noise, valid=valid, generator=seed)
 
 # %% ../nbs/30_variants.ipynb #fce19849
 class Resized(Transform):

@@ -15,10 +15,10 @@ def test_variants(text): assert check_variant(text) == text
 def test_no_variants(text):
     with pytest.raises(ValueError, match="choose from plain, clean-valid, moved-valid, last-two, or 'valid:.05'"): check_variant(text)
 
-@pytest.mark.parametrize('noise', ['far-ood', 'far-ood:photos', 'domain-shift', 'covariate-shift', 'zoom-shift', 'crop-shift:3'])
+@pytest.mark.parametrize('noise', ['far-ood:.3', 'far-ood:.3:photos', 'domain-shift:.3', 'covariate-shift:.3', 'zoom-shift:.3', 'crop-shift:.3:3'])
 def test_noise_in_the_images(noise):
     dls = digits_dls(device='cpu')
-    new,again,other = (add_noise(dls, noise, .3, s) for s in (5, 5, 6))
+    new,again,other = (add_noise(dls, noise, s) for s in (5, 5, 6))
     changed = new.changed_inputs.numpy()
     assert changed.mean() == pytest.approx(.3, abs=.001) and (images(new.train) == images(again.train)).all() and (images(new.train) != images(other.train)).any()
     assert (images(new.train)[~changed] == images(dls.train)[~changed]).all() and (images(new.train) != images(dls.train))[changed].any((1, 2)).mean() > .9
@@ -33,8 +33,8 @@ def test_far_images_are_what_they_are_said_to_be():
 
 def test_wrong_labels():
     dls = digits_dls(device='cpu')
-    assert add_noise(dls, 'none', 0., 0) is dls
-    both,one = (add_noise(dls, 'asymmetric:mnist', .4, 1, valid=o) for o in (True, False))
+    assert add_noise(dls, None, 0) is dls
+    both,one = (add_noise(dls, 'asymmetric:.4:mnist', 1, valid=o) for o in (True, False))
     share = lambda new, i: (new.loaders[i].dataset.items.labels != dls.loaders[i].dataset.items.labels).mean()
     assert share(both, 0) == share(one, 0) > .1 and share(both, 1) > .1 and share(one, 1) == share(both, 2) == 0
     assert (both.noise.given == one.noise.given).all()
