@@ -4,7 +4,9 @@ python benchmarks/lilaw.py digits                              tables 1, 6 to 13
 python benchmarks/lilaw.py options                             other gradients, rates and starts on the digits
 python benchmarks/lilaw.py ecg5000 --root DIR                  Table 3; DIR has ECG5000/ECG5000_TRAIN and _TEST as the archive has them
 python benchmarks/lilaw.py breastmnist --root DIR              Table 2, at 28 pixels with a small network from random weights; DIR has breastmnist.npz
-python benchmarks/lilaw.py fashion10k --root FILE.npz          tables 8 and 14: 10,000 images of FashionMNIST, 12 epochs
+python benchmarks/lilaw.py resnet18 --root DIR                 the same with the paper's ResNet-18, from random weights
+python benchmarks/lilaw.py fashion10k --root FILE.npz          tables 1, 6 to 14 and 16 on 10,000 images of FashionMNIST, 12 epochs
+python benchmarks/lilaw.py cifar10k --root DIR                 Table 14: 10,000 images of CIFAR-10, 20 epochs; DIR has cifar-10-batches-bin
 python benchmarks/lilaw.py cost --root FILE.npz                digits and FashionMNIST with 50 % wrong labels, every method trained for as long as LiLAW takes for its 30 (12) epochs
 [--jobs 2] [--out DIR] [--collect]
 
@@ -16,6 +18,7 @@ from pathlib import Path
 warnings.filterwarnings('ignore')
 from fastnoisy.grid import run_grid
 from fastnoisy.grid_report import read_detection, read_grid
+from fastnoisy.presets import PRESETS
 
 HALF,ALL = ['symmetric:0,.5'],['symmetric:0,.2,.4,.6,.8']
 ALPHA = ['lilaw:terms=alpha', 'lilaw:terms=alpha:detach', 'gce', 'also']
@@ -33,7 +36,14 @@ def digits(out, root, jobs):
 def options(out, root, jobs): preset(7, out, jobs=jobs, noise=HALF, methods=['ce', 'lilaw', *OPTIONS])
 def ecg5000(out, root, jobs): preset(3, out, root=root, jobs=jobs)
 def breastmnist(out, root, jobs): preset(2, out, root=root, arch='small_cnn:2', jobs=jobs) # a ResNet-18 takes five minutes a training
-def fashion10k(out, root, jobs): preset(8, out, data='fashion10k', root=root, epochs=12, jobs=jobs)
+def resnet18(out, root, jobs): preset(2, out, root=root, jobs=jobs)
+def cifar10k(out, root, jobs): preset(14, out, data='cifar10k', root=root, epochs=20, jobs=jobs)
+
+def fashion10k(out, root, jobs):
+    options = dict(data='fashion10k', root=root, jobs=jobs)
+    preset(1, out, epochs=12, noise=PRESETS['lilaw-table1']['noise'], **options) # without the settings that fit the digits
+    for table in (8, 7, 6, 11, 9, 13, 12, 10): preset(table, out, epochs=12, **options)
+    preset(16, Path(out)/'detection', **options)
 
 def cost(out, root, jobs):
     for data,epochs,options in (('digits', 30, {}), ('fashion10k', 12, dict(root=root))):

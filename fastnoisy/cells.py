@@ -6,7 +6,7 @@
 __all__ = ['ARCHS', 'OPTIMIZERS', 'CELL', 'VERSIONS', 'RESULTS', 'CURVES', 'DETECTION', 'resnet18_32', 'Cell', 'noise_rates',
            'clean_dls', 'cell_dls', 'cell_options', 'grid_cells', 'train_cell']
 
-# %% ../nbs/30_cells.ipynb #5143bdcd
+# %% ../nbs/30_cells.ipynb #a03dfd00
 import platform, sys
 from dataclasses import dataclass, fields
 from functools import partial
@@ -14,7 +14,7 @@ import fastai, timm, torch
 from fastcore.foundation import L
 from fastai.optimizer import Adam, OptimWrapper
 import fastnoisy
-from .bench import SCHEDULES, run_one
+from .bench import SCHEDULES, train_one
 from .callback.dynamics import DynamicsCallback
 from .data.digits import small_cnn
 from .data.medmnist import weights_place
@@ -172,7 +172,7 @@ def grid_cells(
     if not cells: raise ValueError('There is nothing to do: give at least one data set, one method and one noise.')
     return cells
 
-# %% ../nbs/30_cells.ipynb #c52e65f4
+# %% ../nbs/30_cells.ipynb #2642fea2
 def _peak_mb():
     "Most memory so far, in MB: of the GPU if there is one, else of the process"
     if torch.cuda.is_available(): return torch.cuda.max_memory_allocated()/2**20
@@ -205,8 +205,8 @@ def train_cell(
     make_model = arch if callable(arch) and arch.__name__ == cell.arch else _model_maker(cell.arch)
     def new_model(): return last_two(make_model(dls)) if cell.variant == 'last-two' else make_model(dls)
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-        learn,row = run_one(dls, new_model, cell.method, cell.epochs, cell.lr, cell.seed, schedule=cell.schedule, wd=cell.wd, every_epoch=False,
-                            cbs=_watchers(cell.method, detect, new_model()), **OPTIMIZERS[cell.optimizer])
+        learn,seconds = train_one(dls, new_model, cell.method, cell.epochs, cell.lr, cell.seed, schedule=cell.schedule, wd=cell.wd,
+                                  cbs=_watchers(cell.method, detect, new_model()), **OPTIMIZERS[cell.optimizer])
     names,best = list(learn.recorder.metric_names[1:]),learn.best_valid
     shown = [f'{k}={v:.4g}' for k,v in zip(names, learn.recorder.values[-1]) if k not in ('train_loss', 'valid_loss', 'accuracy', 'time')] # such as LiLAW's three numbers
     curves = {o: [round(v[names.index(n)], 5) for v in learn.recorder.values] for o,n in zip(CURVES[1:], ('train_loss', 'valid_loss', 'accuracy'))}
@@ -214,6 +214,6 @@ def train_cell(
     with best.in_force(): scores = model_scores(learn) | last
     wrong = wrong_samples(dls)
     result = dict({k: round(v, 5) for k,v in scores.items()}, best_epoch=best.best_epoch + 1, valid_accuracy=round(best.best, 5), actual_rate=0. if wrong is None else round(wrong.mean(), 5),
-                  recorded=' '.join(shown), seconds=round(row['seconds'], 2), peak_mb=round(_peak_mb()), device=str(dls.device))
+                  recorded=' '.join(shown), seconds=round(seconds, 2), peak_mb=round(_peak_mb()), device=str(dls.device))
     found = {k: [round(o[k], 5) if k in DETECTION[2:] else o[k] for o in learn.detection.rows] for k in DETECTION} if detect else {}
     return result,{'epoch': range(1, 1+cell.epochs), **curves},found

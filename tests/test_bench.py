@@ -2,7 +2,7 @@
 from functools import partial
 import numpy as np, pytest, torch
 from fastnoisy.all import METHODS, digits_dls, run_one, small_cnn
-from fastnoisy.bench import SCHEDULES, clean_accuracy, known_methods
+from fastnoisy.bench import SCHEDULES, clean_accuracy, known_methods, train_one
 from fastai.callback.core import Callback
 from fastnoisy.core import Method
 from fastnoisy.measures import wrong_samples
@@ -42,10 +42,16 @@ def test_best_valid_is_the_test_accuracy_of_the_best_validation_epoch(monkeypatc
     with pytest.raises(ZeroDivisionError), learn.best_valid.in_force(): 1/0
     assert clean_accuracy(learn) == row['last']
 
-def test_tested_at_the_end_alone():
-    every,end = run()[1],run(every_epoch=False)
-    assert 'best' not in end[1] and {k: end[1][k] for k in ('last', 'best_valid')} == {k: every[k] for k in ('last', 'best_valid')}
-    assert list(end[0].recorder.metric_names) == ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'time']
+def test_trained_without_a_look_at_the_test_set():
+    dls = digits_dls(noise=.4, device='cpu')
+    learn,row = run()
+    class Unread:
+        def __iter__(self): raise AssertionError('read')
+    test,dls.loaders[2] = dls.test,Unread()
+    alone,seconds = train_one(dls, partial(small_cnn, 3, 10), 'ce', 2)
+    dls.loaders[2] = test
+    assert clean_accuracy(alone) == row['last'] and seconds > 0 and alone.best_valid.best_epoch == learn.best_valid.best_epoch
+    assert list(alone.recorder.metric_names) == ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'time']
 
 def test_cosine_schedule():
     learn,_ = run(schedule='cosine', lr=.01)
