@@ -34,6 +34,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'fastnoisy.aside.last_linear': ('aside.html#last_linear', 'fastnoisy/aside.py'),
                                  'fastnoisy.aside.model_mode': ('aside.html#model_mode', 'fastnoisy/aside.py'),
                                  'fastnoisy.aside.plain_tensors': ('aside.html#plain_tensors', 'fastnoisy/aside.py'),
+                                 'fastnoisy.aside.prediction': ('aside.html#prediction', 'fastnoisy/aside.py'),
                                  'fastnoisy.aside.run_in_order': ('aside.html#run_in_order', 'fastnoisy/aside.py'),
                                  'fastnoisy.aside.same_autocast': ('aside.html#same_autocast', 'fastnoisy/aside.py'),
                                  'fastnoisy.aside.shuffled': ('aside.html#shuffled', 'fastnoisy/aside.py'),

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['accuracy_of', 'training_accuracies', 'plot_accuracies']
 
-# %% ../nbs/14_accuracies.ipynb #a60b097f
+# %% ../nbs/14_accuracies.ipynb #2a721a80
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from fastai.torch_core import to_device
-from .aside import model_mode, plain_tensors
+from .aside import model_mode, plain_tensors, prediction
 from .core import class_ids
 
-# %% ../nbs/14_accuracies.ipynb #c0fa1d9e
+# %% ../nbs/14_accuracies.ipynb #e2e01b16
 def accuracy_of(
     model:nn.Module,
     dl, # Loader with class ids as targets
@@ -24,7 +24,7 @@ def accuracy_of(
     with torch.no_grad(), model_mode(model, False):
         for b in dl:
             *xb,y = plain_tensors(to_device(b, device))
-            n_right,n = n_right + (model(*xb).argmax(1) == class_ids(y)).sum().item(),n + len(y)
+            n_right,n = n_right + (prediction(model(*xb)).argmax(1) == class_ids(y)).sum().item(),n + len(y)
     return n_right/n
 
 # %% ../nbs/14_accuracies.ipynb #2486b6e2

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VIRTUAL_STEPS', 'trained', 'differentiable_kernels', 'logit_tangents', 'hypergradient', 'WholeModel', 'LastLayer']
 
-# %% ../nbs/09_hypergradient.ipynb #3b08d0af
+# %% ../nbs/09_hypergradient.ipynb #4fd2401f
 from contextlib import ExitStack, contextmanager
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from .aside import forward_aside, last_linear, model_mode
+from .aside import forward_aside, last_linear, model_mode, prediction
 
-# %% ../nbs/09_hypergradient.ipynb #8251a8f6
+# %% ../nbs/09_hypergradient.ipynb #f69ff0ba
 def trained(
     model:nn.Module,
 )->dict: # Name -> parameter
@@ -48,7 +48,7 @@ def logit_tangents(
     buffers = {n: b.clone() for n,b in model.named_buffers()}
     with torch.no_grad(), model_mode(model, training), torch.random.fork_rng(devices), differentiable_kernels(model), forward_ad.dual_level():
         duals = {n: forward_ad.make_dual(p, direction[n]) for n,p in params.items()}
-        logits,tangents = forward_ad.unpack_dual(functional_call(model, {**duals, **buffers}, xb))
+        logits,tangents = forward_ad.unpack_dual(prediction(functional_call(model, {**duals, **buffers}, xb)))
     return logits, torch.zeros_like(logits) if tangents is None else tangents
 
 # %% ../nbs/09_hypergradient.ipynb #69bb31e1
@@ -62,7 +62,7 @@ def hypergradient(
     def slope(params): return jvp(lambda z: weighted_losses(params, z).mean(), (logits,), (tangents,))[1]
     return -grad(slope)(params)
 
-# %% ../nbs/09_hypergradient.ipynb #aef48303
+# %% ../nbs/09_hypergradient.ipynb #7f7e7933
 class WholeModel:
     "The virtual step of all parameters"
     def __init__(self, model): self.model = model
@@ -84,7 +84,7 @@ class WholeModel:
         devices = list({p.device for p in self.params.values() if p.is_cuda})
         params,buffers = trained(self.model),{n: b.clone() for n,b in self.model.named_buffers()}
         with torch.enable_grad(), model_mode(self.model, training), torch.random.fork_rng(devices), differentiable_kernels(self.model):
-            grads = torch.autograd.grad(loss(functional_call(self.model, buffers, xb)), list(params.values()), allow_unused=True)
+            grads = torch.autograd.grad(loss(prediction(functional_call(self.model, buffers, xb))), list(params.values()), allow_unused=True)
         direction = {n: torch.zeros_like(p) if g is None else g for (n,p),g in zip(params.items(), grads)}
         return logit_tangents(self.model, self.params, direction, *self.xb)
 

@@ -6,13 +6,13 @@
 __all__ = ['MEASURES', 'SIGNALS', 'logits_of', 'prediction_scores', 'model_scores', 'signals', 'wrong_samples', 'Detection',
            'suspicion', 'n_found']
 
-# %% ../nbs/30_measures.ipynb #df22bda1
+# %% ../nbs/30_measures.ipynb #2fccea30
 import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 from fastai.callback.core import Callback
 from fastai.torch_core import to_device
-from .aside import forward_aside, model_mode, plain_tensors, run_in_order
+from .aside import forward_aside, model_mode, plain_tensors, prediction, run_in_order
 from .calibration import ece, fit_temperature
 from .callback.bmm import evaluation_losses
 from .callback.lilaw import TERMS, difficulty, terms_at
@@ -20,7 +20,7 @@ from .core import class_ids
 from .data.series import macro_auroc
 from .scores import SCORES as DYNAMICS, to_quality
 
-# %% ../nbs/30_measures.ipynb #7f920eac
+# %% ../nbs/30_measures.ipynb #bae1a238
 def logits_of(
     model, # Inputs -> logits
     dl, # Loader with class ids as targets
@@ -28,7 +28,7 @@ def logits_of(
     "What the model says of a loader, in eval mode; nothing else notices"
     device = next(model.parameters()).device
     with torch.no_grad(), model_mode(model, False):
-        rows = [(model(*xb).float().cpu(), class_ids(y).cpu()) for *xb,y in (plain_tensors(to_device(b, device)) for b in dl)]
+        rows = [(prediction(model(*xb)).float().cpu(), class_ids(y).cpu()) for *xb,y in (plain_tensors(to_device(b, device)) for b in dl)]
     return tuple(torch.cat(o) for o in zip(*rows))
 
 def prediction_scores(

@@ -6,14 +6,14 @@
 __all__ = ['METRICS', 'INDEXES', 'prediction_layer', 'embed', 'rows_at_once', 'neighbor_chunks', 'nearest', 'vote_shares',
            'knn_vote']
 
-# %% ../nbs/09_neighbors.ipynb #999e0cc1
+# %% ../nbs/09_neighbors.ipynb #7f1a5f1e
 import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from fastai.imports import progress_bar
 from fastai.torch_core import get_model
-from .aside import forward_aside, inputs_and_targets, model_mode, run_in_order, uncompiled
+from .aside import forward_aside, inputs_and_targets, model_mode, prediction, run_in_order, uncompiled
 from .core import class_ids, sample_losses, unmixed
 from .distributed import copy_from_first, put_together
 from .ids import is_divided
@@ -36,7 +36,7 @@ def prediction_layer(
     same = [m for m,out in alike if torch.equal(out, pred)]
     return same[0] if same else alike[0][0]
 
-# %% ../nbs/09_neighbors.ipynb #e150b18f
+# %% ../nbs/09_neighbors.ipynb #42873b47
 class _Tap:
     "What goes into, or comes out of, a layer in the last forward pass"
     def __init__(self, layer, of_input):
@@ -77,7 +77,7 @@ def embed(
         nonlocal features, tap
         xb,yb = inputs_and_targets(dls, b)
         if tap is None: tap = _Tap(prediction_layer(model, *xb), True) if layer is None else _Tap(_named_layer(model, layer), False)
-        pred = model(*xb)
+        pred = prediction(model(*xb))
         rows = tap.features(len(ids))
         if features is None: features = torch.full((n, rows.shape[1]), math.nan)
         features[ids] = rows.cpu()

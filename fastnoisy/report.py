@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['transition_matrix', 'share_interval', 'evaluate', 'training_items', 'NoiseReport', 'harmless', 'draw_sample']
 
-# %% ../nbs/20_report.ipynb #e359dbeb
+# %% ../nbs/20_report.ipynb #f04256d9
 import base64, io, math, string, warnings
 from html import escape
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from fastcore.basics import patch
 from fastcore.foundation import L
 from fastai.learner import Learner
-from .aside import inputs_and_targets, model_mode, run_in_order
+from .aside import inputs_and_targets, model_mode, prediction, run_in_order
 from .core import class_ids, class_logits, sample_losses, unmixed
 from .mixture import BetaMixture
 from .scores import to_quality
@@ -41,7 +41,7 @@ def share_interval(
     centre,half = share + z*z/(2*n), z*math.sqrt(share*(1-share)/n + z*z/(4*n*n))
     return max(0., (centre-half)/(1+z*z/n)), min(1., (centre+half)/(1+z*z/n))
 
-# %% ../nbs/20_report.ipynb #23ff63c6
+# %% ../nbs/20_report.ipynb #56f11ff0
 def evaluate(
     learn, # A trained `Learner`
 )->tuple: # Given class ids (N,), -1 where a sample could not be read; class probabilities (N, K); losses (N,), NaN where not read
@@ -50,7 +50,7 @@ def evaluate(
     loss_func,_ = unmixed(learn.loss_func)
     def note(ids, b):
         xb,yb = inputs_and_targets(learn.dls, b)
-        pred = learn.model(*xb)
+        pred = prediction(learn.model(*xb))
         parts.append([o.cpu() for o in (ids, class_ids(yb[0]), class_logits(pred).softmax(1), sample_losses(loss_func, pred, *yb).float())])
     with torch.no_grad(), model_mode(learn.model, False): run_in_order(learn.dls.train, note, next(learn.model.parameters()).device)
     ids,y,p,l = (torch.cat(o).numpy() for o in zip(*parts))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['copied', 'is_fresh', 'Twin', 'soft_losses']
 
-# %% ../nbs/14_twin.ipynb #05301782
+# %% ../nbs/14_twin.ipynb #67675254
 from copy import deepcopy
 from functools import partial
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from fastcore.foundation import L
 from fastai.callback.training import GradientClip
 from fastai.optimizer import Optimizer, OptimWrapper
 from fastai.torch_core import get_model
+from .aside import prediction
 from .core import Labels, sample_losses
 from .distributed import average_gradients, copy_from_first
 
@@ -35,7 +36,7 @@ def is_fresh(
     states = opt.state_dict()['state']
     return not any(set(o) - set(Optimizer._keep_on_clear) for o in (states.values() if isinstance(states, dict) else states))
 
-# %% ../nbs/14_twin.ipynb #8dc71924
+# %% ../nbs/14_twin.ipynb #e2dbff8d
 def _shapes(model): return {n: tuple(p.shape) for n,p in model.named_parameters()}
 
 class Twin:
@@ -73,7 +74,7 @@ class Twin:
         model = get_model(learn.model)
         for own,other in zip(self.model.modules(), model.modules()): own.training = other.training
         for own,other in zip(self.model.parameters(), model.parameters()): own.requires_grad_(other.requires_grad)
-        return self.model(*learn.xb)
+        return prediction(self.model(*learn.xb))
 
     def step(self, learn):
         "One step of the optimizer with the Learner's hyper-parameters, gradient clipping and loss scale; the gradient is that of all processes"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['kept_samples', 'evaluation_losses', 'BMMFilterCallback']
 
-# %% ../../nbs/16_callback.bmm.ipynb #168491e4
+# %% ../../nbs/16_callback.bmm.ipynb #13c9a1d1
 import math, warnings
 from functools import partial
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 from fastai.torch_core import get_model
-from ..aside import batch_size, inputs_and_targets, model_mode, run_in_order, state_device
+from ..aside import batch_size, inputs_and_targets, model_mode, prediction, run_in_order, state_device
 from .dynamics import note_signals, signals_of_batch
 from ..core import MethodCallback, class_ids, register_method, sample_losses, unmixed
 from ..distributed import copy_from_first, from_first, n_processes, put_together
@@ -39,7 +39,7 @@ def kept_samples(
     if keep.sum() < min_total: keep[np.argsort(suspicion, kind='stable')[:min_total]] = True
     return keep
 
-# %% ../../nbs/16_callback.bmm.ipynb #3d9939c4
+# %% ../../nbs/16_callback.bmm.ipynb #7b1f2207
 def evaluation_losses(
     learn, # A `Learner`
 )->np.ndarray: # (N,), NaN for samples that could not be read
@@ -48,7 +48,7 @@ def evaluation_losses(
     loss_func,model = unmixed(learn.loss_func)[0],get_model(learn.model)
     def note(ids, b):
         xb,yb = inputs_and_targets(learn.dls, b)
-        losses[ids] = sample_losses(loss_func, model(*xb), *yb).float().cpu()
+        losses[ids] = sample_losses(loss_func, prediction(model(*xb)), *yb).float().cpu()
     divided = is_divided(learn.dls.train)
     if divided: copy_from_first(model.buffers())
     with torch.no_grad(), model_mode(model, False): run_in_order(learn.dls.train, note, next(model.parameters()).device)
