@@ -3,7 +3,7 @@ import matplotlib.pyplot as plt
 import numpy as np, pandas as pd, pytest
 from fastnoisy.cells import CELL, CURVES, RESULTS
 from fastnoisy.grid import Table
-from fastnoisy.grid_report import SETTING, accuracy_table, as_markdown, best_by_far, grid_report, plot_curves, plot_rates, read_grid
+from fastnoisy.grid_report import SETTING, accuracy_table, as_markdown, best_by_far, gain_table, grid_report, paired_gains, plot_curves, plot_rates, read_grid
 
 BASE = dict(data='digits', arch='small_cnn', epochs=2, lr=.003, wd=.01, optimizer='adam', schedule='one-cycle', bs=64, variant='plain')
 ACCURACY = {'ce': [.70, .72, .74], 'gce': [.90, .91, .92], 'also': [.80, .80, .80]}
@@ -60,6 +60,27 @@ def test_a_cell_that_is_not_there_yet_is_empty(out):
     table = accuracy_table(results[~((results.method == 'gce') & (results.noise == 'symmetric'))])
     assert table['symmetric 0.5'].tolist() == ['72.0 ± 2.0', '', '**80.0 ± 0.0**']
 
+def test_paired_gains(out):
+    results,_,_ = read_grid(out)
+    gains = paired_gains(results)
+    differences = np.subtract(ACCURACY['also'], ACCURACY['ce'])
+    assert gains.loc[('symmetric', .5, 'also'), 'gain'] == pytest.approx(differences.mean())
+    assert gains.loc[('symmetric', .5, 'also'), 'standard_error'] == pytest.approx(differences.std(ddof=1)/3**.5) and (gains.seeds == 3).all()
+    assert 'ce' not in gains.index.unique('method')
+    shuffled = paired_gains(results.sample(frac=1, random_state=0), 'ce') # the order of the rows does not matter
+    pd.testing.assert_frame_equal(shuffled.loc[gains.index], gains)
+    one_missing = results[~((results.method == 'also') & (results.seed == 1) & (results.noise == 'none'))]
+    assert paired_gains(one_missing).loc[('none', 0., 'also')].tolist() == [pytest.approx((.10+.06)/2), pytest.approx(.02), 2]
+    with pytest.raises(ValueError, match="base='x': choose from ce, gce, also"): paired_gains(results, 'x')
+
+def test_gain_table(out):
+    results,_,_ = read_grid(out)
+    table = gain_table(results, 'gce', 'accuracy_last')
+    assert list(table.index) == ['ce', 'also'] and table['symmetric 0.5'].tolist() == ['-19.0 ± 0.6', '-11.0 ± 0.6']
+    assert gain_table(results[results.seed == 0])['no noise'].tolist() == ['+20.0', '+10.0'] # nothing to say of chance
+    assert len(gain_table(results[results.method == 'ce'])) == 0
+    assert gain_table(results[~((results.method == 'gce') & (results.noise == 'symmetric'))])['symmetric 0.5'].tolist() == ['', '+8.0 ± 1.2']
+
 def test_markdown():
     assert as_markdown(pd.DataFrame({'x': ['1']}, index=pd.Index(['a'], name='m'))) == '| m | x |\n| --- | --- |\n| a | 1 |'
 
@@ -79,6 +100,7 @@ def test_report_has_a_section_for_each_setting(out):
     text = grid_report(out)
     assert text == (out/'report.md').read_text(encoding='utf-8')
     assert '## digits, small_cnn, 2 epochs' in text and '## digits, small_cnn, 3 epochs' in text and '- symmetric 0.5, also, seed 0: ValueError: x' in text
+    assert text.count('Minus ce, seed by seed') == 4 and '| also | +8.0 ± 1.2 |' in text
     figures = {o.name for o in out.glob('*.png')}
     assert figures == {f'{o}_{i}_{n}.png' for i in (1, 2) for o,n in (('rates', 'symmetric'), ('rates', 'asymmetric_mnist'), ('curves', 'none_0'), ('curves', 'symmetric_0.5'),
                                                                       ('curves', 'asymmetric_mnist_0.4'))}
