@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/31_all.ipynb #36c41479
+# %% ../nbs/31_all.ipynb #078783d1
 from .core import *
 from .losses import *
 from .noise import *
@@ -27,6 +27,7 @@ from .neighbors import embed, knn_vote, nearest
 from .callback.bmm import *
 from .mixture import *
 from .scores import *
+from .rate import NoiseEstimate, estimate_noise, fit_noise, noise_em
 from .report import *
 from .methods import *
 from .measures import *

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TEMPERATURE', 'AuditReport', 'corrected_copy', 'audit']
 
-# %% ../nbs/34_audit.ipynb #943d143c
+# %% ../nbs/34_audit.ipynb #09e55c8d
 import sys, tempfile, warnings
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from .callback.also import ALSOCallback
 from .callback.bmm import BMMFilterCallback
 from .data.labelled import labelled_csv, labelled_folder, labelled_npz, labelled_series, read_npz, read_texts
 from .learners import labelled_learner
-from .report import NoiseReport, harmless, share_interval
+from .report import NoiseReport, harmless
 
 # %% ../nbs/34_audit.ipynb #4b6cb69c
 TEMPERATURE = .5 # nats, of ALSO; see "Temperature"
@@ -48,7 +48,7 @@ def _train(learn, epochs, pretrained):
         learn.logger = logger
     return False
 
-# %% ../nbs/34_audit.ipynb #836005ee
+# %% ../nbs/34_audit.ipynb #38a362d6
 class AuditReport(NoiseReport):
     "A `NoiseReport` of all samples that can be used, with `row`, their place in the source. `samples`, `notes` and `partial` tell more"
     _metadata = NoiseReport._metadata + ['samples', 'notes', 'partial']
@@ -60,15 +60,6 @@ def _report(learn, samples, partial, n_epochs):
     report.insert(1, 'row', samples.rows)
     report.samples,report.partial = samples,partial
     report.notes = ([f'PARTIAL: interrupted after {learn.bmm.n_epochs} of {n_epochs} epochs.'] if partial else []) + samples.notes
-    return _with_alternative(report)
-
-def _with_alternative(report):
-    "The report with those issues alone for which there is another label to suggest, and what follows from them"
-    issues = report['is_label_issue'] = report.is_label_issue & (report.suggested_label != report.given_label)
-    by_class = issues.groupby(report.given_label)
-    report.per_class = report.per_class.assign(n_issues=by_class.sum(), noise_rate=by_class.mean())
-    report.noise_rate = float(issues.mean())
-    report.interval = share_interval(report.noise_rate, len(report))
     return report
 
 def _result_folder(out, source, apply):
