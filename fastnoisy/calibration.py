@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['reliability', 'ece', 'fit_temperature', 'TemperedActivation', 'Calibration', 'calibrate']
 
-# %% ../nbs/17_calibration.ipynb #1379291d
+# %% ../nbs/17_calibration.ipynb #a0ac348b
 from copy import copy
 from dataclasses import dataclass
 import numpy as np
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import noop
 from fastai.learner import Learner
+from .rate import fit_noise
 
 # %% ../nbs/17_calibration.ipynb #4b335663
 def reliability(
@@ -58,7 +59,7 @@ def fit_temperature(
     with torch.enable_grad(): optimizer.step(nll)
     return float(log_t.detach().clamp(-4.6, 4.6).exp())
 
-# %% ../nbs/17_calibration.ipynb #8f0631ae
+# %% ../nbs/17_calibration.ipynb #7c255f13
 class TemperedActivation:
     "`activation` of the logits divided by a temperature"
     def __init__(self, activation, temperature): self.activation,self.temperature = activation,temperature
@@ -93,6 +94,7 @@ def calibrate(
     fit_dl=None, # Labelled loader to fit the temperature on; default `dls.valid`
     test_dl=None, # Labelled loader for the report; default the test set of `dls`, or else `fit_dl`
     n_bins:int=15, # Bins of the report, >= 1
+    noisy:bool=False, # Are labels of `fit_dl` wrong? Then the temperature is fitted together with what they were taken for, by `fit_noise`
 )->Calibration:
     "Fit a temperature on validation data and let `learn` divide its logits by it wherever it gives probabilities"
     loss_func = learn.loss_func
@@ -102,7 +104,7 @@ def calibrate(
     fit_dl = learn.dls.valid if fit_dl is None else fit_dl
     if test_dl is None and len(learn.dls.loaders) > 2: test_dl = learn.dls[2]
     logits,targets = _logits(learn, fit_dl)
-    temperature = fit_temperature(logits, targets)
+    temperature = fit_noise(logits.float(), targets)[0] if noisy else fit_temperature(logits, targets)
     if test_dl is not None: logits,targets = _logits(learn, test_dl)
     before,after = (activation(o).as_subclass(Tensor) for o in (logits, logits/temperature))
     learn.loss_func = copy(loss_func)

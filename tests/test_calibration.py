@@ -40,6 +40,19 @@ def test_temperature_in_closed_form(margin, right):
     targets = (torch.arange(100) >= round(100*right)).long()
     assert fit_temperature(logits, targets) == pytest.approx(margin/math.log(right/(1-right)), rel=1e-6)
 
+def test_a_temperature_for_noisy_labels():
+    gen = torch.Generator().manual_seed(0)
+    logits = 3*torch.randn(2000, 3, generator=gen)
+    true = torch.multinomial(logits.softmax(1), 1, generator=gen).flatten()
+    given = torch.where(torch.rand(2000, generator=gen) < .3, (true + 1) % 3, true)
+    def rows(y): return TfmdDL(list(zip(2*logits, y)), bs=256, device='cpu') # twice as sure as it should be
+    learn = blob_learner()
+    learn.model = nn.Linear(3, 3, bias=False)
+    nn.init.eye_(learn.model.weight)
+    right,plain,aware = (calibrate(learn, rows(y), rows(true), noisy=o) for y,o in ((true, False), (given, False), (given, True)))
+    assert right.temperature == pytest.approx(2, rel=.1) and aware.temperature == pytest.approx(2, rel=.15) and plain.temperature > 3
+    assert aware.ece_after < .03 < plain.ece_after
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.float32, torch.float64])
 def test_temperature_by_search(dtype):
     g = torch.Generator().manual_seed(1)
