@@ -54,7 +54,7 @@ def wrong_share(
     "Expected share of wrong labels"
     return 1 - posterior.gather(1, given[:,None]).mean().item()
 
-# %% ../nbs/18_rate.ipynb #7987f372
+# %% ../nbs/18_rate.ipynb #4876be7e
 def share_interval(
     share:float, # Observed share, in [0, 1]
     n:int, # Of how many
@@ -79,7 +79,7 @@ class NoiseEstimate:
         low,high = self.interval
         return f'noise rate {self.rate:.3f} ({low:.3f} to {high:.3f}), by {self.n} {self.source} labels'
 
-MIN_LABELS,MAX_LABELS = 100,20_000 # of the validation set: with fewer nothing is said, of more a part is enough
+MIN_LABELS,MAX_LABELS = 100,10_000 # of the validation set: with fewer nothing is said, of more a part is enough
 
 def n_valid(
     dls, # fastai `DataLoaders`
@@ -97,6 +97,7 @@ def _logits_of(learn, dl):
     return tuple(torch.cat(o) for o in zip(*parts))
 
 def _some(logits, given):
+    if logits.isnan().any(): raise ValueError('The predictions are NaN, so they cannot say how many labels are wrong: has the model diverged?')
     if len(given) <= MAX_LABELS: return logits, given
     chosen = torch.randperm(len(given), generator=torch.Generator().manual_seed(2_718_281))[:MAX_LABELS] # a seed that drew no noise
     return logits[chosen], given[chosen]
@@ -105,7 +106,7 @@ def estimate_noise(
     learn:Learner, # Trained on noisy labels
     train:tuple=None, # Logits or log-probabilities (N, K) and given class ids (N,) of the training set; None: they are computed
 )->NoiseEstimate:
-    "The share of wrong labels; a `ValueError` where there are fewer than 100 validation labels"
+    "The share of wrong labels; a `ValueError` where there are fewer than 100 validation labels, or the model has diverged"
     n = n_valid(learn.dls)
     if n < MIN_LABELS: raise ValueError(f'The validation set has {n} samples, and {MIN_LABELS} are needed to say how many labels are wrong: set more aside (valid_pct), or use BMMFilterCallback().')
     sets = dict(validation=_some(*_logits_of(learn, learn.dls.valid)), training=_some(*(_logits_of(learn, learn.dls.train) if train is None else train)))

@@ -92,7 +92,7 @@ def _p_noisy(frames, values, options):
     separates = not mixture.is_unimodal and mixture.noise_rate < .9
     return p,separates,(p > .5) & separates
 
-# %% ../nbs/20_report.ipynb #ccb4fc5f
+# %% ../nbs/20_report.ipynb #f3352ec5
 class NoiseReport(pd.DataFrame):
     "One row per training sample. `noise_rate`, `interval`, `per_class`, `transition` and `source` sum it up"
     _metadata = ['learn', 'vocab', 'source', 'separates', 'estimate', 'noise_rate', 'interval', 'per_class', 'transition']
@@ -238,7 +238,9 @@ def noise_report(self:Learner,
     res = NoiseReport(table)
     if ranked: res = NoiseReport(res.ranked())
     res.learn,res.vocab,res.source,res.separates = self,vocab,source,separates
-    res.estimate = estimate_noise(self, (torch.tensor(probs[given >= 0]).float().log(), torch.tensor(given[given >= 0]))) if n_valid(self.dls) >= MIN_LABELS else None
+    known = given >= 0
+    can_tell = n_valid(self.dls) >= MIN_LABELS and np.isfinite(probs[known]).all()
+    res.estimate = estimate_noise(self, (torch.tensor(probs[known]).float().log(), torch.tensor(given[known]))) if can_tell else None
     res.noise_rate = float(is_issue.mean()) if res.estimate is None else res.estimate.rate
     res.interval = share_interval(res.noise_rate, len(res)) if res.estimate is None else res.estimate.interval
     res.transition = transition_matrix(given, suggested, len(vocab))

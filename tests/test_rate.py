@@ -100,3 +100,18 @@ def test_of_many_labels_a_part_is_enough(monkeypatch):
     monkeypatch.setattr(rate, 'MAX_LABELS', 400)
     part = estimate_noise(learn)
     assert part.n == 400 and part.rate == pytest.approx(whole.rate, abs=.06) and part.rate != whole.rate and part.rate == estimate_noise(learn).rate
+
+def test_a_model_that_has_diverged():
+    learn = learner()
+    learn.model[0].weight.data.fill_(float('nan'))
+    with pytest.raises(ValueError, match='has the model diverged'): estimate_noise(learn)
+    assert learn.noise_report().estimate is None
+
+def test_the_report_says_it():
+    learn = learner()
+    report = learn.noise_report()
+    assert report.noise_rate == report.estimate.rate == pytest.approx(estimate_noise(learn).rate, abs=1e-3) and report.interval == report.estimate.interval
+    assert f'Estimated noise rate {report.noise_rate:.1%}' in report.summary() and f'by {report.estimate.n} {report.estimate.source} labels' in report.summary()
+    assert (report.suggested_label != report.given_label)[report.is_label_issue].all()
+    few = learner(n_valid=99).noise_report()
+    assert few.estimate is None and few.noise_rate == few.is_label_issue.mean()
