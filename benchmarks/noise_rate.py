@@ -13,7 +13,7 @@ warnings.filterwarnings('ignore')
 import numpy as np, pandas as pd, torch
 from fastnoisy.all import *
 from fastnoisy.bench import train_one
-from fastnoisy.cells import ARCHS, clean_dls
+from fastnoisy.cells import ARCHS, VERSIONS, clean_dls
 from fastnoisy.data.sets import DATASETS
 
 NOISES = ['none', 'symmetric:.1', 'symmetric:.2', 'symmetric:.4', 'symmetric:.6', 'pair:.2', 'pair:.4']
@@ -33,7 +33,7 @@ def measure(data, root, noise, training, epochs, seed):
                **flagged(report.is_label_issue.values, wrong), mixture=np.nan)
     if training == 'also': row.update(mixture=learn.bmm.noise_rate, **flagged(learn.bmm.to_frame().is_label_issue.values, wrong, 'filter_'))
     dls.loaders[1] = clean.valid
-    return row | dict(rate_right_valid=estimate_noise(learn).rate, seconds=seconds)
+    return row | dict(rate_right_valid=estimate_noise(learn).rate, seconds=seconds, **VERSIONS)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
