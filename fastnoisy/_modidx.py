@@ -1209,6 +1209,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'fastnoisy.rate': { 'fastnoisy.rate.NoiseEstimate': ('rate.html#noiseestimate', 'fastnoisy/rate.py'),
                                 'fastnoisy.rate.NoiseEstimate.__repr__': ('rate.html#noiseestimate.__repr__', 'fastnoisy/rate.py'),
                                 'fastnoisy.rate._logits_of': ('rate.html#_logits_of', 'fastnoisy/rate.py'),
+                                'fastnoisy.rate._part': ('rate.html#_part', 'fastnoisy/rate.py'),
                                 'fastnoisy.rate._some': ('rate.html#_some', 'fastnoisy/rate.py'),
                                 'fastnoisy.rate.estimate_noise': ('rate.html#estimate_noise', 'fastnoisy/rate.py'),
                                 'fastnoisy.rate.fit_noise': ('rate.html#fit_noise', 'fastnoisy/rate.py'),

@@ -115,3 +115,11 @@ def test_the_report_says_it():
     assert (report.suggested_label != report.given_label)[report.is_label_issue].all()
     few = learner(n_valid=99).noise_report()
     assert few.estimate is None and few.noise_rate == few.is_label_issue.mean()
+
+def test_a_part_is_enough_for_the_temperature(monkeypatch):
+    logits,_,given = planted(4000)
+    whole = fit_noise(2*logits, given)
+    monkeypatch.setattr(rate, 'MAX_NUMBERS', 4*1000) # of four classes: 1,000 rows
+    part = fit_noise(2*logits, given)
+    assert part[0] != whole[0] == pytest.approx(2, rel=.1) and part[0] == pytest.approx(2, rel=.2)
+    assert len(part[2]) == 4000 and wrong_share(part[2], given) == pytest.approx(.3, abs=.03)
