@@ -7,7 +7,6 @@ Plain training and ALSO with the filter, each once per noise and seed. A row: th
 `mixture`, what the filter says (NaN for plain training); `flagged`, `precision` and `recall` of the report's issues, and `filter_flagged`, `filter_precision` and `filter_recall` of the filter's own. Rows that are there already are not made again.
 """
 import argparse, warnings
-from functools import partial
 from pathlib import Path
 warnings.filterwarnings('ignore')
 import numpy as np, pandas as pd, torch

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/31_all.ipynb #078783d1
+# %% ../nbs/31_all.ipynb #55dd3f8e
 from .core import *
 from .losses import *
 from .noise import *
@@ -27,7 +27,7 @@ from .neighbors import embed, knn_vote, nearest
 from .callback.bmm import *
 from .mixture import *
 from .scores import *
-from .rate import NoiseEstimate, estimate_noise, fit_noise, noise_em
+from .rate import NoiseEstimate, estimate_noise, fit_noise, noise_em, share_interval
 from .report import *
 from .methods import *
 from .measures import *

@@ -56,7 +56,7 @@ class BestValid(TrackerCallback):
         try: yield
         finally: self.model.load_state_dict(last)
 
-# %% ../nbs/30_bench.ipynb #1213216e
+# %% ../nbs/30_bench.ipynb #39a7e7a7
 def known_methods(
     names, # Names of methods, or None for all
 )->list: # Of names
@@ -77,7 +77,7 @@ SCHEDULES = {
 }
 
 def train_one(
-    dls,
+    dls, # To train and to validate on
     make_model, # Function without arguments to a new model
     method:str='ce', # A name in `METHODS`, or a combination, see `as_method`
     epochs:int=10, # >= 1

@@ -6,7 +6,7 @@
 __all__ = ['MAX_LABELS', 'MAX_NUMBERS', 'MIN_LABELS', 'noise_em', 'fit_noise', 'wrong_share', 'share_interval', 'NoiseEstimate',
            'n_valid', 'estimate_noise']
 
-# %% ../nbs/18_rate.ipynb #3d70ada3
+# %% ../nbs/18_rate.ipynb #1333a7f7
 import math
 from dataclasses import dataclass
 import numpy as np
@@ -14,8 +14,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 from fastai.learner import Learner
-from fastai.torch_core import to_device
-from .aside import inputs_and_targets, model_mode, plain_tensors, prediction, run_in_order
+from .aside import forward_aside, inputs_and_targets, run_in_order
 from .core import class_ids, class_logits
 
 # %% ../nbs/18_rate.ipynb #c9d5e9de
@@ -61,7 +60,7 @@ def wrong_share(
     "Expected share of wrong labels"
     return 1 - posterior.gather(1, given[:,None]).mean().item()
 
-# %% ../nbs/18_rate.ipynb #afa853a7
+# %% ../nbs/18_rate.ipynb #95de3824
 def share_interval(
     share:float, # Observed share, in [0, 1]
     n:int, # Of how many
@@ -96,11 +95,11 @@ def n_valid(
 
 def _logits_of(learn, dl):
     "Logits (N, K) and class ids (N,) of a data set, on the CPU, in eval mode and without augmentation; nothing else notices"
-    parts,device = [],next(learn.model.parameters()).device
+    parts = []
     def note(ids, b):
         xb,yb = inputs_and_targets(learn.dls, b)
-        parts.append((class_logits(prediction(learn.model(*xb))).cpu(), class_ids(yb[0]).cpu()))
-    with torch.no_grad(), model_mode(learn.model, False): run_in_order(dl, note, device)
+        parts.append((class_logits(forward_aside(learn.model, *xb)).cpu(), class_ids(yb[0]).cpu()))
+    run_in_order(dl, note, next(learn.model.parameters()).device)
     return tuple(torch.cat(o) for o in zip(*parts))
 
 def _some(logits, given):

@@ -92,7 +92,7 @@ def _p_noisy(frames, values, options):
     separates = not mixture.is_unimodal and mixture.noise_rate < .9
     return p,separates,(p > .5) & separates
 
-# %% ../nbs/20_report.ipynb #f3352ec5
+# %% ../nbs/20_report.ipynb #39b77a80
 class NoiseReport(pd.DataFrame):
     "One row per training sample. `noise_rate`, `interval`, `per_class`, `transition` and `source` sum it up"
     _metadata = ['learn', 'vocab', 'source', 'separates', 'estimate', 'noise_rate', 'interval', 'per_class', 'transition']
@@ -241,8 +241,7 @@ def noise_report(self:Learner,
     known = given >= 0
     can_tell = n_valid(self.dls) >= MIN_LABELS and np.isfinite(probs[known]).all()
     res.estimate = estimate_noise(self, (torch.tensor(probs[known]).float().log(), torch.tensor(given[known]))) if can_tell else None
-    res.noise_rate = float(is_issue.mean()) if res.estimate is None else res.estimate.rate
-    res.interval = share_interval(res.noise_rate, len(res)) if res.estimate is None else res.estimate.interval
+    res.noise_rate,res.interval = (is_issue.mean(), share_interval(is_issue.mean(), len(res))) if res.estimate is None else (res.estimate.rate, res.estimate.interval)
     res.transition = transition_matrix(given, suggested, len(vocab))
     by_class = [is_issue[given == i] for i in range(len(vocab))]
     res.per_class = pd.DataFrame(dict(n=[len(o) for o in by_class], n_issues=[int(o.sum()) for o in by_class],

@@ -7,7 +7,9 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.text.learner import get_text_classifier
 from fastai.text.models.awdlstm import AWD_LSTM, awd_lstm_clas_config
+from fastnoisy.accuracies import accuracy_of
 from fastnoisy.all import *
+from fastnoisy.measures import logits_of
 
 CONFIG = {**awd_lstm_clas_config, 'emb_sz': 16, 'n_hid': 16, 'n_layers': 1}
 
@@ -40,8 +42,6 @@ def test_measures_on_text():
     learn = text_learner()
     with learn.no_logging(): learn.fit(3, 1e-2)
     preds,targs = learn.get_preds()
-    from fastnoisy.accuracies import accuracy_of
-    from fastnoisy.measures import logits_of
     assert accuracy_of(learn.model, learn.dls.valid) == pytest.approx((preds.argmax(1) == targs).float().mean().item())
     torch.testing.assert_close(logits_of(learn.model, learn.dls.valid)[0].softmax(1), preds)
     assert embed(learn).shape[0] == 96
