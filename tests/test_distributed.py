@@ -3,15 +3,15 @@ import os, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, torch
 import several
-from fastnoisy.core import MethodCallback
-from fastnoisy.distributed import (WholeBatch, average_gradients, copy_from_first, from_every, from_first, mean_across, n_processes, own_part,
-                                   process_rank, put_together, sum_across)
-from conftest import battery, blob_learner
+from fastnoisy.core.method import MethodCallback
+from fastnoisy.core.distributed import (WholeBatch, average_gradients, copy_from_first, from_every, from_first,
+                                        mean_across, n_processes, own_part, process_rank, put_together, sum_across)
+from helpers import PYTHONPATH, battery, blob_learner
 
 ALL = [*battery(), *several.MORE]
 
 def launched(n, out, *methods):
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(several.__file__).parents[1])}
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': PYTHONPATH}
     return subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(n), several.__file__, str(out), *methods],
                           capture_output=True, text=True, env=env, timeout=300)
 

@@ -9,49 +9,10 @@ from fastai.callback.progress import ProgressCallback
 from fastai.callback.tracker import SaveModelCallback
 from fastai.data.core import DataLoaders, TfmdDL
 from fastnoisy.all import *
-from fastnoisy.core import MethodCallback, SampleCallback
-from fastnoisy.noise import LabelNoise
-from conftest import battery, blobs, weights_of
-
-N,K = 64,3
+from fastnoisy.core.method import MethodCallback, SampleCallback
+from fastnoisy.noise.label_noise import LabelNoise
+from helpers import K, N, battery, linear, make, make_dls, methods_of, weights_of
 pytestmark = [pytest.mark.filterwarnings('ignore:KNNCorrection', 'ignore:BMMFilter', 'ignore:TwoModelConfidence', 'ignore:Saved file')]
-
-class Items:
-    "Sample i of the blobs; `broken` raises"
-    def __init__(self, x, y): self.x,self.y,self.broken = x,y,None
-    def __len__(self): return len(self.y)
-    def __getitem__(self, i):
-        if i == self.broken: raise OSError('the disk is gone')
-        return self.x[i], self.y[i]
-
-def make_dls(n=N, bs=16, k=K, shuffle=True, sort=False, drop_last=False):
-    (x,y),valid = blobs(n, k),blobs(32, k, seed=1)
-    order = y.argsort(stable=True) if sort else torch.arange(n)
-    dls = DataLoaders(TfmdDL(Items(x[order], y[order]), bs=bs, shuffle=shuffle, drop_last=drop_last, num_workers=0, device='cpu'),
-                      TfmdDL(Items(*valid), bs=16, num_workers=0, device='cpu'), device='cpu')
-    dls.train.rng.seed(1)
-    return dls
-
-def linear(k=K, norm=False):
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8) if norm else nn.Identity(), nn.ReLU(), nn.Linear(8, k))
-
-def methods_of(method):
-    "Arguments for a Learner, and callbacks which act within two epochs"
-    kwargs = {'loss_func': CrossEntropyLossFlat(), **METHODS[method].make()}
-    cbs = L(kwargs.pop('cbs', None))
-    for cb in cbs:
-        if hasattr(cb, 'start'): cb.start = 1
-        if hasattr(cb, 'warmup'): cb.warmup = 0
-        if hasattr(cb, 'agreement'): cb.k,cb.agreement,cb.threshold = 5,.5,0.
-    return cbs + DynamicsCallback(), kwargs
-
-def make(method, dls=None, model=None, cbs=(), path='.'):
-    own,kwargs = methods_of(method)
-    learn = Learner(dls or make_dls(), linear() if model is None else model, metrics=accuracy, cbs=[*own, *cbs], path=path, **kwargs)
-    learn.remove_cbs(ProgressCallback)
-    learn.logger = lambda *_: None
-    return learn
 
 @pytest.fixture(params=battery())
 def method(request): return request.param

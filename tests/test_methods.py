@@ -3,7 +3,7 @@ import os, subprocess, sys
 import pytest, torch
 from fastai.basics import Callback, Learner
 from fastnoisy.all import METHODS, digits_dls, run_one, small_cnn
-from fastnoisy.core import Method
+from fastnoisy.core.method import Method
 from fastnoisy.losses import *
 from fastnoisy.methods import TwoViews, as_method, register_loss
 from readme import root
@@ -97,7 +97,7 @@ def test_two_views_are_of_the_same_images():
     assert not training and torch.equal(valid_seen, valid_x) and valid_pred.shape == (len(valid_x), 10)
 
 def test_two_views_need_images():
-    from conftest import blob_learner
+    from helpers import blob_learner
     learn = blob_learner(cbs=TwoViews(), loss_func=GJSLoss())
     with pytest.raises(TypeError, match='use js'): learn.fit(1)
 

@@ -64,7 +64,7 @@ def test_export_changes_nothing(tmp_path):
 def test_notebooks_are_clean_and_small(tmp_path):
     from nbdev.clean import clean_nb
     from fastcore.nbio import read_nb, nb2str
-    for fn in sorted((root/'nbs').glob('*.ipynb')):
+    for fn in sorted((root/'nbs').rglob('*.ipynb')):
         nb = read_nb(fn)
         before = nb2str(nb)
         clean_nb(nb)
@@ -77,13 +77,13 @@ def test_notebooks_run():
     env = {**os.environ, 'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}', 'OMP_NUM_THREADS': '1'}
     run('nbdev-test', '--n-workers', '2', '--do-print', cwd=root, env=env)
 
-def test_readme_is_made_from_the_index_notebook(): assert (root/'README.md').read_text(encoding='utf-8') == readme(), 'run python tests/readme.py'
+def test_readme_is_made_from_the_index_notebook(): assert (root/'README.md').read_text(encoding='utf-8') == readme(), 'run python tests/scripts/readme.py'
 
 def test_readme_has_the_two_commands():
     text = (root/'README.md').read_text(encoding='utf-8')
     assert "\npip install -e . && fastnoisy demo\n" in text and "\npip install -e '.[dev]' && pytest\n" in text
 
-@pytest.mark.parametrize('fn', [str(o.relative_to(root)) for o in sorted([*(root/'fastnoisy').rglob('*.py'), *(root/'tests').glob('*.py')])])
+@pytest.mark.parametrize('fn', [str(o.relative_to(root)) for o in sorted([*(root/'fastnoisy').rglob('*.py'), *(root/'tests').rglob('*.py')])])
 def test_syntax_of_python_3_10(fn): ast.parse((root/fn).read_text(encoding='utf-8'), feature_version=(3, 10))
 
 def test_one_name_one_thing():

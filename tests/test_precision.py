@@ -8,8 +8,8 @@ from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
 from fastnoisy.all import *
-from test_faults import linear, make, make_dls, methods_of
-from conftest import battery, weights_of
+from helpers import linear, make, make_dls, methods_of
+from helpers import battery, weights_of
 
 pytestmark = pytest.mark.filterwarnings('ignore:KNNCorrection', 'ignore:BMMFilter', 'ignore:TwoModelConfidence')
 
@@ -79,7 +79,7 @@ def test_autocast_is_closed_after_an_error(method):
 
 def test_state_of_a_device_without_64_bit_numbers():
     from types import SimpleNamespace
-    from fastnoisy.aside import state_device
+    from fastnoisy.core.loaders import state_device
     def on(device): return SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device(device))]))
     assert [state_device(on(o)).type for o in ('cpu', 'cuda', 'mps')] == ['cpu', 'cuda', 'cpu']
 

@@ -9,9 +9,9 @@ import resume
 from resume import At, STOP, fit, make_learner
 from several import MORE, make_dls
 from fastnoisy.all import *
-from fastnoisy.checkpoint import FORMAT, check_head, file_head, random_state, set_random_state, whole_file
-from fastnoisy.core import METHODS, MethodCallback
-from conftest import battery, blob_dls, blob_learner, weights_of
+from fastnoisy.core.checkpoint import FORMAT, check_head, file_head, random_state, set_random_state, whole_file
+from fastnoisy.core.method import METHODS, MethodCallback
+from helpers import PYTHONPATH, battery, blob_dls, blob_learner, weights_of
 
 ALL = [*battery(), *MORE]
 
@@ -54,7 +54,7 @@ def wholes(tmp_path_factory):
 @pytest.fixture(scope='module')
 def killed(tmp_path_factory):
     out = tmp_path_factory.mktemp('killed')
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(resume.__file__).parents[1])}
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': PYTHONPATH}
     res = subprocess.run([sys.executable, resume.__file__, str(out)], capture_output=True, text=True, env=env, timeout=300)
     assert res.returncode == 0, res.stderr[-4000:]
     return out

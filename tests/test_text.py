@@ -7,9 +7,9 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.text.learner import get_text_classifier
 from fastai.text.models.awdlstm import AWD_LSTM, awd_lstm_clas_config
-from fastnoisy.accuracies import accuracy_of
+from fastnoisy.analysis.accuracies import accuracy_of
 from fastnoisy.all import *
-from fastnoisy.measures import logits_of
+from fastnoisy.analysis.metrics import logits_of
 
 CONFIG = {**awd_lstm_clas_config, 'emb_sz': 16, 'n_hid': 16, 'n_layers': 1}
 

@@ -1,0 +1,283 @@
+"The noise report: its numbers against counting by hand, its files, and every kind of data."
+import math, re, shutil, subprocess
+import numpy as np, pandas as pd, pytest, torch
+import torch.nn.functional as F
+from hypothesis import given, strategies as st
+from PIL import Image
+from scipy.stats import binomtest
+from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
+from fastai.basics import Categorize, CrossEntropyLossFlat, DataLoaders, Learner, set_seed
+from fastai.callback.progress import ProgressCallback
+from fastai.data.load import SkipItemException
+from fastai.data.core import TfmdDL
+from fastai.tabular.all import Categorify, TabularDataLoaders, tabular_learner
+from fastai.vision.all import ImageDataLoaders
+from fastnoisy.callback.also import ALSOCallback
+from fastnoisy.callback.bmm import BMMFilterCallback
+from fastnoisy.callback.dynamics import DynamicsCallback
+from fastnoisy.data.digits import digits_dls, small_cnn
+from fastnoisy.analysis.report import NoiseReport, evaluate, training_items, transition_matrix
+from fastnoisy.analysis.noise_rate import share_interval
+from helpers import blob_learner, blobs, small_model, weights_of
+from helpers import Weigh
+
+COLUMNS = ['sample_id', 'item', 'is_label_issue', 'label_quality', 'given_label', 'predicted_label', 'suggested_label']
+
+@pytest.fixture(scope='module')
+def digits():
+    set_seed(0)
+    dls = digits_dls(noise=.3, device='cpu', vocab=list('abcdefghij'))
+    learn = Learner(dls, small_cnn(dls.n_channels, dls.c), loss_func=CrossEntropyLossFlat(), cbs=[ALSOCallback(), BMMFilterCallback(), DynamicsCallback()])
+    learn.remove_cbs(ProgressCallback)
+    learn.fit_one_cycle(10, 3e-3)
+    return learn, learn.noise_report()
+
+# numbers
+
+def test_transition_matrix_by_counting():
+    g = np.random.default_rng(0)
+    true,given_ = g.integers(-1, 4, 300),g.integers(-1, 4, 300)
+    T = transition_matrix(given_, true, 5)
+    for i in range(4):
+        for j in range(4):
+            rows = (true == i) & (given_ >= 0)
+            assert T[i, j] == pytest.approx((given_[rows] == j).mean())
+    assert T[4].tolist() == [0, 0, 0, 0, 1] and np.allclose(T.sum(1), 1)
+
+@given(st.integers(1, 10**6), st.floats(0, 1))
+def test_share_interval_is_wilsons(n, share):
+    k = round(share*n)
+    low,high = share_interval(k/n, n)
+    expected = binomtest(k, n).proportion_ci(math.erf(1.96/math.sqrt(2)), 'wilson')
+    assert (low, high) == pytest.approx(tuple(expected), abs=1e-9) and 0 <= low <= k/n + 1e-12 and k/n <= high + 1e-12
+
+def test_evaluate_is_the_model_in_eval_mode():
+    learn = blob_learner()
+    learn.fit(1)
+    before,mode = weights_of(learn.model),learn.model.training
+    given_,probs,losses = evaluate(learn)
+    x,y = blobs()
+    learn.model.eval()
+    with torch.no_grad(): logits = learn.model(x)
+    assert given_.tolist() == y.tolist()
+    np.testing.assert_allclose(probs, logits.softmax(1), atol=1e-6)
+    np.testing.assert_allclose(losses, F.cross_entropy(logits, y, reduction='none'), rtol=1e-4)
+    assert torch.equal(weights_of(learn.model), before)
+
+# the report on the digits
+
+def test_columns_and_labels(digits):
+    learn,report = digits
+    assert list(report)[:8] == COLUMNS + ['p_noisy'] and report.sample_id.tolist() == list(range(1078))
+    assert report.given_label.tolist() == [learn.dls.vocab[i] for i in learn.dls.noise.given]
+    issue,frame = report.is_label_issue,learn.bmm.to_frame()
+    assert issue.tolist() == frame.is_label_issue.tolist() and np.allclose(report.p_noisy, frame.p_noisy)
+    assert report.label_quality.tolist() == learn.also.to_frame().label_quality.tolist()
+    assert (report.suggested_label == report.given_label)[~issue].all() and (report.suggested_label == report.predicted_label)[issue].all()
+    assert {'also_weight', 'dynamics_aum', 'dynamics_running_loss'} <= set(report) and report.source == 'also'
+
+def test_it_is_right_about_the_digits(digits):
+    learn,report = digits
+    wrong,true = learn.dls.noise.flipped.numpy(),np.array([learn.dls.vocab[i] for i in learn.dls.noise.true])
+    assert (report.is_label_issue & wrong).sum() > .8*wrong.sum() and (report.is_label_issue & ~wrong).sum() < .1*wrong.sum()
+    assert (report.suggested_label == true).mean() > .9 > (report.given_label == true).mean()
+    assert report.interval[0] < report.noise_rate < report.interval[1] and abs(report.noise_rate - .3) < .06
+    assert np.abs(report.transition - learn.dls.noise.matrix().numpy()).max() < .1
+    assert report.per_class.n.sum() == 1078 and report.per_class.n_issues.sum() == report.is_label_issue.sum()
+    assert (report.per_class.noise_rate == report.per_class.n_issues/report.per_class.n).all() and list(report.per_class.index) == learn.dls.vocab
+
+def test_ranked(digits):
+    learn,report = digits
+    ranked = learn.noise_report(ranked=True)
+    assert isinstance(ranked, NoiseReport) and ranked.summary() == report.summary()
+    n = int(report.is_label_issue.sum())
+    assert ranked.is_label_issue[:n].all() and not ranked.is_label_issue[n:].any()
+    assert ranked.label_quality[:n].is_monotonic_increasing and ranked.label_quality[n:].is_monotonic_increasing
+    assert report.ranked().sample_id.tolist() == ranked.sample_id.tolist()
+    assert type(report.head()) is pd.DataFrame
+
+def test_summary(digits):
+    _,report = digits
+    numbers = [int(o) for o in re.findall(r'\d+(?= samples|(?= probably))', report.summary())]
+    assert numbers == [1078, report.is_label_issue.sum()] and f'{report.noise_rate:.1%}' in report.summary() and 'by also' in report.summary()
+
+def test_training_goes_on_as_if_nothing_had_been_asked():
+    def run(ask):
+        torch.manual_seed(0)
+        learn = blob_learner(ALSOCallback())
+        learn.dls.train.rng.seed(0)
+        learn.fit(1)
+        if ask: learn.noise_report()
+        learn.fit(1)
+        return weights_of(learn.model)
+    assert torch.equal(run(True), run(False))
+
+# sources
+
+@pytest.mark.parametrize('cbs, source', [((), 'loss'), ((lambda: DynamicsCallback('aum'),), 'loss'), ((DynamicsCallback,), 'running_loss'),
+                                         ((ALSOCallback, DynamicsCallback), 'also'), ((lambda: Weigh(torch.ones_like),), 'loss')])
+def test_source(cbs, source):
+    learn = blob_learner([o() for o in cbs])
+    learn.fit(2)
+    report = learn.noise_report()
+    assert report.source == source and report.label_quality.between(0, 1).all()
+    if source == 'loss': assert report.label_quality.rank().tolist() == pd.Series(-evaluate(learn)[2]).rank().tolist()
+    if source == 'running_loss': assert (report.label_quality == report.dynamics_running_loss_quality).all()
+
+def test_methods_that_were_not_trained_are_left_out():
+    learn = blob_learner()
+    learn.fit(1)
+    learn.add_cb(ALSOCallback())
+    assert learn.noise_report().source == 'loss'
+
+def test_no_groups():
+    learn = blob_learner(DynamicsCallback())
+    learn.fit(1)
+    report = learn.noise_report()
+    assert not report.separates and report.noise_rate == 0 and not report.is_label_issue.any() and (report.suggested_label == report.given_label).all()
+    assert 'No group of wrong labels stands out' in report.summary() and np.allclose(report.transition, np.eye(3))
+
+class Said:
+    "A stand-in for the neighbours"
+    name = 'knn'
+    def to_frame(self): return pd.DataFrame(dict(sample_id=range(96), suggested_label=[(i+1) % 3 if i else -1 for i in range(96)], agreement=.5))
+
+def test_suggestions_of_the_neighbours(monkeypatch):
+    learn = blob_learner()
+    learn.fit(1)
+    learn.cbs.append(Said())
+    issues = np.arange(96) < 10
+    monkeypatch.setattr('fastnoisy.analysis.report._p_noisy', lambda *a: (issues*1., True, issues))
+    report = learn.noise_report()
+    _,y = blobs()
+    vocab = learn.dls.vocab
+    assert report.suggested_label[1:10].tolist() == [str(vocab[(i+1) % 3]) for i in range(1, 10)] and (report.suggested_label == report.given_label)[10:].all()
+    assert report.suggested_label[0] == report.predicted_label[0] and (report.knn_agreement == .5).all()
+
+# files
+
+def test_csv(digits, tmp_path):
+    _,report = digits
+    report.to_csv(tmp_path/'issues.csv')
+    back = pd.read_csv(tmp_path/'issues.csv')
+    assert list(back) == list(report) and back.sample_id.tolist() == report.ranked().sample_id.tolist()
+    assert report.to_csv().splitlines()[0] == ','.join(report)
+
+def test_csv_of_names_that_look_like_formulas(digits):
+    report = digits[0].noise_report()
+    report['item'] = ['=HYPERLINK("x")', '+1+1', '-x', '@a', '\tb', '-1', '+2.5e3'] + ['fine']*1071
+    lines = [o for o in report.sort_values('sample_id').pipe(lambda f: report.to_csv(columns=['sample_id', 'item'])).splitlines()]
+    assert sorted(o for o in lines if "'" in o)[0].startswith('0,') or any('\'=HYPERLINK' in o for o in lines)
+    assert not any(re.match(r'\d+,"?[=+\-@]', o) for o in lines if o not in ('5,-1', '6,+2.5e3')) and sum('fine' in o for o in lines) == 1071
+    assert {'5,-1', '6,+2.5e3'} <= set(lines) # numbers are no formulas
+
+def test_html(digits, tmp_path):
+    learn,_ = digits
+    report = learn.noise_report()
+    report['item'] = ['<img src=x onerror=alert(1)>' for _ in range(1078)]
+    text = report.to_html(tmp_path/'report.html', n=6, max_rows=50).read_text()
+    assert '<img src=x' not in text and '&lt;img src=x' in text and text.count('<tr') == 51 + 11 and 'The 50 most suspicious of 1078' in text
+    assert not re.findall(r'(?:src|href)="(?!data:)', text) and text == report.to_html(n=6, max_rows=50)
+
+CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+
+@pytest.mark.skipif(CHROMIUM is None, reason='needs Chromium')
+def test_html_in_a_browser(digits, tmp_path):
+    _,report = digits
+    page = report.to_html(tmp_path/'report.html', n=8, max_rows=40)
+    click = '<script>document.querySelectorAll("table")[1].tHead.rows[0].cells[0].click()</script></body>'
+    page.write_text(page.read_text().replace('</body>', click))
+    run = [CHROMIUM, '--headless', '--no-sandbox', '--disable-gpu', f'--user-data-dir={tmp_path}/profile']
+    dom = subprocess.run([*run, '--dump-dom', page.as_uri()], capture_output=True, text=True, timeout=100, check=True).stdout
+    rows = re.findall(r'<tr[^>]*><td>(\d+)</td>', dom)[-40:]
+    assert [int(o) for o in rows] == sorted(int(o) for o in rows) # the click has sorted them by sample id
+    subprocess.run([*run, f'--screenshot={tmp_path}/page.png', '--window-size=1100,1400', page.as_uri()], capture_output=True, timeout=100, check=True)
+    picture = np.asarray(Image.open(tmp_path/'page.png').convert('L'))
+    assert picture.shape == (1400, 1100) and picture.std() > 20
+
+def test_plots(digits):
+    import matplotlib.pyplot as plt
+    _,report = digits
+    fig = report.plot_top(10, n_cols=4)
+    titles = [ax.get_title() for ax in fig.axes]
+    assert len(titles) == 12 and titles[10:] == ['', ''] and titles[0] == '{}\n→ {}'.format(*report.ranked().iloc[0][['given_label', 'suggested_label']])
+    assert all(len(ax.images) == 1 for ax in fig.axes[:10])
+    ax = report.plot_quality()
+    assert sum(p.get_height() for c in ax.containers for p in c) == 1078
+    assert report.plot_matrix().images[0].get_array().tolist() == report.transition.tolist()
+    with pytest.raises(ValueError, match='n=0'): report.plot_top(0)
+    plt.close('all')
+
+# every kind of data
+
+def test_a_folder_of_images(tmp_path, monkeypatch):
+    monkeypatch.setattr('fastai.vision.widgets.display', lambda *a: None, raising=False) # outside a notebook there is none
+    g = np.random.default_rng(0)
+    for c in ('cat', 'dog'):
+        (tmp_path/c).mkdir()
+        for i in range(12): Image.fromarray(g.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(tmp_path/c/f'{i}.png')
+    dls = ImageDataLoaders.from_folder(tmp_path, valid_pct=.25, bs=6, seed=0, num_workers=0, device='cpu')
+    learn = Learner(dls, small_cnn(3, 2), loss_func=CrossEntropyLossFlat(), cbs=ALSOCallback())
+    learn.remove_cbs(ProgressCallback)
+    learn.fit(1)
+    report = learn.noise_report()
+    assert report['item'].tolist() == [str(o) for o in dls.train_ds.items] and set(report.given_label) == {'cat', 'dog'}
+    assert [Path_parent(o) for o in report['item']] == report.given_label.tolist()
+    assert len(report.plot_top(4).axes) == 4
+    cleaner = report.cleaner()
+    assert [str(o) for o,_,_ in cleaner.iwis[0]] == report['item'].tolist()
+    shown = [str(o) for o in cleaner.iw.fns]
+    assert shown == report[report.given_label == 'cat'].sort_values('label_quality')['item'].tolist()
+
+def Path_parent(o): return o.split('/')[-2]
+
+def test_a_table(tmp_path):
+    x,y = blobs(60)
+    df = pd.DataFrame(x.numpy(), columns=list('abcd'), index=[f'row{i}' for i in range(60)]).assign(kind=['u', 'v']*30, label=[['red', 'green', 'blue'][i] for i in y])
+    dls = TabularDataLoaders.from_df(df, procs=[Categorify], cat_names=['kind'], cont_names=list('abcd'), y_names='label', valid_idx=range(50, 60), bs=10)
+    learn = tabular_learner(dls, layers=[8], cbs=ALSOCallback())
+    learn.remove_cbs(ProgressCallback)
+    learn.fit(1)
+    report = learn.noise_report()
+    assert report['item'].tolist() == [f'row{i}' for i in range(50)] and report.given_label.tolist() == df.label[:50].tolist()
+    texts = [ax.texts[0].get_text() for ax in report.plot_top(3).axes]
+    assert all('a: ' in o and 'kind: ' in o for o in texts)
+    report.to_html(tmp_path/'r.html')
+
+def test_series_of_tsai(tmp_path):
+    from tsai.data.core import get_ts_dls
+    x = np.random.default_rng(0).normal(size=(40, 1, 20)).astype(np.float32)
+    dls = get_ts_dls(x, y=np.array(['a', 'b']*20), splits=(list(range(30)), list(range(30, 40))), tfms=[None, Categorize()], bs=10)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(20, 2))
+    learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), cbs=ALSOCallback())
+    learn.remove_cbs(ProgressCallback)
+    learn.fit(1)
+    report = learn.noise_report()
+    assert report.given_label.tolist() == ['a', 'b']*15 and len(report.plot_top(2).axes[0].lines) == 1
+
+def test_a_torch_loader():
+    x,y = blobs(50)
+    dls = DataLoaders(*(TorchDataLoader(TensorDataset(x, y), 16, shuffle=True) for _ in range(2)))
+    dls.train.device = torch.device('cpu') # tsai's version of `Learner.one_batch`, once it has been imported, asks for it
+    learn = blob_learner(ALSOCallback(), dls=dls)
+    learn.fit(1)
+    report = learn.noise_report()
+    assert report.given_label.tolist() == [str(i) for i in y.tolist()] and report['item'].tolist() == list(range(50))
+    report.plot_top(2)
+
+def test_broken_items():
+    class Skips(list):
+        def __getitem__(self, i):
+            if i == 5: raise SkipItemException
+            return super().__getitem__(i)
+    rows = Skips((o, c) for o,c in zip(*blobs(24)))
+    learn = Learner(DataLoaders(*(TfmdDL(rows, bs=8, num_workers=0) for _ in range(2))), small_model(), loss_func=CrossEntropyLossFlat(), cbs=ALSOCallback())
+    learn.remove_cbs(ProgressCallback)
+    learn.fit(1)
+    report = learn.noise_report()
+    assert pd.isna(report.given_label[5]) and pd.isna(report.predicted_label[5]) and len(report) == 24 and report.per_class.n.sum() == 23
+    assert report.given_label.drop(5).notna().all()
+
+def test_items_of_other_data():
+    dls = DataLoaders(*(TfmdDL([(torch.zeros(1), 0)]*3, bs=1) for _ in range(2)))
+    assert training_items(dls) == [0, 1, 2]

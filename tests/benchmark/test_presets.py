@@ -1,0 +1,97 @@
+"The papers' experiments: their numbers, what they become at the small scale, and that every output says so"
+from functools import lru_cache
+import pandas as pd, pytest
+from fastnoisy.benchmark.trial import grid_cells
+from fastnoisy.data.digits import digits_dls
+from fastnoisy.benchmark.datasets import DATASETS
+from fastnoisy.benchmark.runner import run_grid
+from fastnoisy.benchmark.tables import grid_report
+from fastnoisy.benchmark.presets import CPU, PRESETS, described, preset_arguments
+from helpers import write_cifar
+
+def settings(preset, scale=None):
+    arguments = preset_arguments(preset, scale)
+    arguments.pop('detect', None)
+    return grid_cells(**arguments)
+
+@pytest.fixture
+def no_files(monkeypatch):
+    "Every data set is the digits, without noise"
+    monkeypatch.setattr('fastnoisy.benchmark.trial.clean_dls', lambda data, bs, options: small_digits(min(bs or 64, 512)))
+    monkeypatch.setattr('fastnoisy.benchmark.trial.cell_dls', lambda dls, cell: dls)
+
+@lru_cache
+def small_digits(bs): return digits_dls(bs=bs, device='cpu')
+
+def values(cells, *names): return {tuple(getattr(o, n) for n in names) for o in cells}
+
+def test_apl_paper(no_files):
+    cells = settings('apl-paper')
+    assert len(cells) == 7*6 and values(cells, 'seed') == {(42,)} # a rate of 0 is shared
+    assert values(cells, 'data', 'arch', 'epochs', 'lr', 'wd', 'optimizer', 'schedule', 'bs') == {('cifar10', 'resnet18-32', 30, .01, 5e-4, 'adamw', 'cosine', 128)}
+    assert values(cells, 'noise', 'rate') == {('none', 0), *(('symmetric', r) for r in (.2, .5, .8)), *(('asymmetric:cifar10', r) for r in (.1, .25, .4))}
+
+VIT = 'cifar100:224', 'vit_base_patch16_224.augreg_in21k:pretrained', 10, 2e-4, 0., 'torch-adam', 'linear', 16 # Section 4.2 of the paper
+HALF = {('none', 0.), ('symmetric', .5)}
+
+@pytest.mark.parametrize('table', [1, 6, 7, 8, 9, 10, 11, 12, 13, 16])
+def test_lilaws_general_images(no_files, table):
+    cells = settings(f'lilaw-table{table}')
+    assert values(cells, 'data', 'arch', 'epochs', 'lr', 'wd', 'optimizer', 'schedule', 'bs') == {VIT} and {'ce', 'lilaw'} <= {o.method for o in cells}
+    assert len({o.seed for o in cells}) == (5 if table == 10 else 3)
+    for variant in {o.variant for o in cells}: # the same trainings with and without LiLAW
+        with_,without = (values([o for o in cells if o.method == m and o.variant == variant], 'noise', 'rate', 'seed') for m in ('lilaw', 'ce'))
+        assert with_ == without
+
+def test_what_each_of_lilaws_tables_varies(no_files):
+    table = {i: settings(f'lilaw-table{i}') for i in (1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16)}
+    assert len(values(table[1], 'noise')) == 9 and values(table[1], 'rate') == {(.5,)}
+    assert len(values(table[2], 'data')) == 10 and values(table[2], 'rate') == {(i/10,) for i in range(6)}
+    assert values(table[2], 'arch', 'epochs', 'lr', 'schedule', 'bs') == {('resnet18.a1_in1k:pretrained', 100, 1e-4, 'steps', 128)}
+    assert values(table[3], 'data', 'arch', 'noise', 'epochs', 'lr', 'schedule', 'bs') == {('ecg5000', 'stacked-lstm', 'none', 500, 1e-3, 'flat', 512)}
+    assert len(values(table[6], 'method')) == 2 + 6 and values(table[7], 'rate') == {(i/10,) for i in range(10)}
+    for i in (6, 8, 9, 10, 11, 13, 14): assert values(table[i], 'noise', 'rate') == HALF
+    for i in (1, 7, 8, 10, 14): assert values(table[i], 'variant') == {('plain',), ('last-two',)} # the paper's own comparison can be read, too
+    assert values(table[9], 'method', 'variant') == {(m, v) for m in ('ce', 'lilaw', 'oracle') for v in ('plain', 'clean-valid')}
+    assert {'focal', 'focal+lilaw'} <= {o.method for o in table[11]}
+    assert values(table[12], 'variant') == {(f'valid:{i/100}',) for i in (5, 10, 15, 20, 25, 30)}
+    assert values(table[13], 'variant') == {('plain',), ('moved-valid',)} and preset_arguments('lilaw-table16')['detect'] == (3, 10)
+    assert values(table[14], 'data') == {(f'{o}:224',) for o in ('mnist', 'fashion', 'cifar10', 'cifar100')}
+
+@pytest.mark.parametrize('name', CPU)
+def test_scale_cpu(no_files, name):
+    cells,paper = settings(name, 'cpu'),settings(name)
+    assert len(cells) <= len(paper) and all(o.data.split(':')[0] in DATASETS and 'pretrained' not in o.arch for o in cells)
+    if name not in ('lilaw-table1', 'lilaw-table14', 'apl-paper'): assert values(cells, 'noise', 'rate', 'method') == values(paper, 'noise', 'rate', 'method')
+    assert described(name) == name and described(name, epochs=7) == f'{name}, with epochs 7 for {PRESETS[name]["epochs"]}'
+    said = described(name, 'cpu')
+    assert said.startswith(f'{name} at scale cpu') and all(k in said for k,v in CPU[name].items() if k in PRESETS[name] and PRESETS[name][k] != v)
+
+def test_the_noises_of_table_1_exist():
+    cells = [o for o in settings('lilaw-table1', 'cpu') if o.seed == 0 and o.method == 'ce'] # each of them was drawn
+    assert len(cells) == 9
+
+@pytest.mark.parametrize('kwargs, says', [(dict(name='nope'), 'choose from digits, fashion10k, apl-paper, lilaw-table1'), (dict(name='digits', scale='cpu'), 'as it is small'),
+                                          (dict(name='lilaw-table7', scale='gpu'), "give 'cpu'")])
+def test_what_there_is_not(kwargs, says):
+    with pytest.raises(ValueError, match=says): preset_arguments(**kwargs)
+
+def test_a_scale_is_that_of_a_preset(tmp_path):
+    with pytest.raises(ValueError, match='give one as preset'): run_grid(tmp_path/'out', scale='cpu')
+    assert not (tmp_path/'out').exists()
+
+def test_the_papers_preset_on_a_few_images(tmp_path):
+    write_cifar(tmp_path/'cifar-10-batches-py', True, 40)
+    results = run_grid(tmp_path/'out', jobs=1, preset='apl-paper', root=str(tmp_path), noise=['asymmetric:.4'], methods=['apl-nfl-mae'], epochs=1)
+    row = results.iloc[0]
+    assert (row.data, row.noise, row.method, row.seed, row.arch, row.optimizer) == ('cifar10', 'asymmetric:cifar10', 'apl-nfl-mae', 42, 'resnet18-32', 'adamw')
+    assert 0 <= row.accuracy <= 1 and pd.isna(row.error) and row.preset == 'apl-paper'
+
+def test_every_output_says_the_scale(tmp_path, capsys):
+    results = run_grid(tmp_path/'out', jobs=1, preset='lilaw-table16', scale='cpu', seeds=1, epochs=3)
+    assert 'Preset lilaw-table16 at scale cpu, with data digits for cifar100:224; seeds 1 for 3; arch its own' in capsys.readouterr().out
+    assert (results.preset == 'lilaw-table16 at scale cpu').all()
+    text = grid_report(tmp_path/'out')
+    assert "- Preset lilaw-table16 at scale cpu: data, network and schedule are not the paper's" in text
+    assert '### Wrong samples found' in text and 'auc, epoch 3' in text and 'symmetric 0.5, ce, aum' in text and 'symmetric 0.5, ce, grand' in text and 'symmetric 0.5, lilaw, W_alpha' in text
+    assert 'auc, epoch 10' not in text # there was none

@@ -1,0 +1,252 @@
+"The grid: what is trained, what is not trained again, what is written, and what is told when something is wrong"
+import os, signal, subprocess, sys, time
+from dataclasses import replace
+import numpy as np, pandas as pd, pytest, torch
+from fastai.learner import Learner
+from fastnoisy.benchmark.train import run_one
+from fastnoisy.core.method import METHODS
+from fastnoisy.data.digits import digits_dls, small_cnn
+from fastnoisy.benchmark.trial import (ARCHS, CELL, DETECTION, RESULTS, _model_maker, cell_dls, cell_options,
+                                       clean_dls, grid_cells, noise_rates, train_cell)
+from fastnoisy.benchmark.datasets import DATASETS, register_dataset
+from fastnoisy.benchmark.runner import Table, default_jobs, finished, read_table, run_grid
+from readme import root
+
+SHORT = dict(noise=['symmetric:.4'], methods=['ce', 'gce'], seeds=1, epochs=1)
+
+def cell(**kwargs): return replace(grid_cells(**SHORT)[0], **kwargs)
+
+def without_clock(results): return results.drop(columns=['seconds', 'peak_mb']).sort_values(CELL).reset_index(drop=True)
+
+# What is trained
+
+@pytest.mark.parametrize('text, class_map, expected', [
+    ('symmetric:0,.2,.5', None, [('none', 0), ('symmetric', .2), ('symmetric', .5)]), ('none', None, [('none', 0)]), ('pair:.3', 'mnist', [('pair', .3)]),
+    ('asymmetric:.1,.4', 'mnist', [('asymmetric:mnist', .1), ('asymmetric:mnist', .4)]), ('asymmetric:.4:cifar10', 'mnist', [('asymmetric:cifar10', .4)]),
+    ('asymmetric:.4', None, [('asymmetric', .4)])])
+def test_noise_rates(text, class_map, expected): assert noise_rates(text, class_map) == expected
+
+@pytest.mark.parametrize('text', ['pair', 'pair:', 'pair:x', ''])
+def test_noise_without_rates(text):
+    with pytest.raises(ValueError, match='write the model and its rates'): noise_rates(text)
+
+def test_noise_of_a_cell():
+    assert cell(noise='none').noise_model is None
+    assert cell(noise='asymmetric:mnist', rate=.4).noise_model == 'asymmetric:0.4:mnist'
+
+def test_every_cell_once_and_seed_after_seed():
+    cells = grid_cells(noise=['symmetric:0,.2', 'asymmetric:0,.1', 'symmetric:.2'], methods=['ce', 'gce+also'], seeds=2, seed=5)
+    assert len(cells) == len(set(cells)) == 3*2*2
+    assert [o.seed for o in cells] == [5]*6 + [6]*6
+    assert {(o.noise, o.rate) for o in cells} == {('none', 0), ('symmetric', .2), ('asymmetric:mnist', .1)}
+    assert {(o.arch, o.bs, o.data) for o in cells} == {('small_cnn', 64, 'digits')}
+
+@pytest.mark.parametrize('kwargs, says', [
+    (dict(data='digit'), "data='digit': choose from digits"), (dict(data='digits:big'), 'size of the images in pixels'), (dict(variants=['noisy']), "variant='noisy': choose from plain"),
+    (dict(detect=[0]), 'give epochs, counted from 1'), (dict(data=[]), 'nothing to do'), (dict(optimizer='lion'), 'choose from adam, torch-adam, adamw'), (dict(schedule='step'), 'choose from one-cycle'),
+    (dict(seeds=0), 'seeds=0: give at least 1'), (dict(epochs=0), 'epochs=0'), (dict(arch='resnet1'), "arch='resnet1'"), (dict(methods=['nope']), "'nope' is unknown"),
+    (dict(methods=['gce:q=3']), 'q must be in'), (dict(noise=['gauss:.3']), 'gauss'), (dict(noise=['symmetric:1.5']), '1.5'), (dict(methods=[]), 'nothing to do'),
+    (dict(root='x'), "data='digits'"), (dict(noise=['asymmetric:.2:cifar']), 'one of cifar10')])
+def test_what_is_wrong_is_told_before_training(kwargs, says, tmp_path):
+    with pytest.raises(ValueError, match=says): run_grid(tmp_path/'out', **{**SHORT, **kwargs})
+    assert not (tmp_path/'out').exists()
+
+def test_a_missing_file_is_told_before_training(tmp_path):
+    with pytest.raises(FileNotFoundError, match='Put there fashion_mnist.npz'): run_grid(tmp_path/'out', preset='fashion10k', root=str(tmp_path))
+
+def test_archs():
+    dls = digits_dls(size=32, device='cpu')
+    for name in [*(o for o in ARCHS if o != 'stacked-lstm'), 'resnet10t']:
+        assert _model_maker(name)(dls)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    assert ARCHS['resnet18-32'](dls).forward_features(torch.zeros(1, 3, 32, 32)).shape == (1, 512, 4, 4)
+    n = sum(p.numel() for p in ARCHS['resnet18-32'](dls).parameters())
+    assert n == 11_173_962 # that of the ResNet-18 for CIFAR-10 in common use
+
+def test_pretrained_weights(monkeypatch, tmp_path):
+    dls,seen = digits_dls(device='cpu'),{}
+    monkeypatch.setattr('timm.create_model', lambda name, pretrained, **kwargs: seen.update(name=name, pretrained=pretrained, **kwargs))
+    _model_maker('resnet18.a1_in1k:pretrained')(dls)
+    assert seen == dict(name='resnet18.a1_in1k', pretrained=True, num_classes=10, in_chans=3)
+    def offline(*args, **kwargs): raise OSError('no connection')
+    monkeypatch.setattr('timm.create_model', offline)
+    with pytest.raises(OSError, match='no connection.*leave out ":pretrained", or put the file'): _model_maker('resnet18:pretrained')(dls)
+    with pytest.raises(ValueError, match='name of a timm model'): _model_maker('resnet18:trained')
+
+def test_several_data_sets_and_sizes():
+    cells = grid_cells(['digits', 'digits:16'], **SHORT)
+    assert [o.data for o in cells] == ['digits']*2 + ['digits:16']*2
+    assert clean_dls('digits:16').valid.one_batch()[0].shape[2:] == (16, 16) and clean_dls('digits').train.one_batch()[0].shape[2:] == (8, 8)
+
+def test_share_of_validation_samples():
+    dls = clean_dls('digits', options=cell_options(cell(variant='valid:.3'), {}))
+    assert [len(o.dataset) for o in dls.loaders] == [943, 404, 450]
+    assert cell_options(cell(), dict(root='x')) == dict(root='x')
+    register_dataset('fixed', lambda bs=None: digits_dls(device='cpu'), 'with a split of its own')
+    try:
+        with pytest.raises(ValueError, match="data='fixed'.*valid_share"): grid_cells('fixed', **SHORT, variants=['plain', 'valid:.2'])
+    finally: DATASETS.pop('fixed')
+
+# Labels
+
+def test_noisy_training_and_validation_labels_clean_test():
+    clean,noisy,half = clean_dls('digits', None, {}),*(cell_dls(clean_dls('digits', None, {}), cell(variant=o)) for o in ('plain', 'clean-valid'))
+    share = lambda dls, i: (dls.loaders[i].dataset.items.labels != clean.loaders[i].dataset.items.labels).mean()
+    assert [round(share(noisy, i), 1) for i in range(3)] == [.4, .4, 0] and [round(share(half, i), 1) for i in range(3)] == [.4, 0, 0]
+    assert cell_dls(clean, cell(noise='none')) is clean
+
+def test_methods_of_a_seed_have_the_same_labels():
+    given = [cell_dls(clean_dls('digits', None, {}), cell(seed=s, method=m)).noise.given for s,m in ((1, 'ce'), (1, 'gce'), (2, 'ce'))]
+    assert (given[0] == given[1]).all() and (given[0] != given[2]).any()
+
+# One cell
+
+def test_accuracy_is_that_of_the_best_validation_epoch():
+    c = cell(epochs=4, lr=.02)
+    result,curves,found = train_cell(c)
+    assert found == {}
+    with torch.random.fork_rng(): # the same training, tested after every epoch
+        learn,row = run_one(cell_dls(clean_dls('digits', 64, {}), c), lambda: small_cnn(3, 10), 'ce', 4, .02, c.seed, wd=c.wd)
+    best = int(np.argmax(curves['valid_accuracy']))
+    assert result['best_epoch'] == best + 1 and result['accuracy'] == pytest.approx(learn.clean_test.accuracies[best], abs=1e-5)
+    assert result['accuracy_last'] == pytest.approx(learn.clean_test.accuracies[-1], abs=1e-5) and result['valid_accuracy'] == max(curves['valid_accuracy'])
+    assert result['actual_rate'] == pytest.approx(.4, abs=1e-3)
+    assert curves['valid_loss'] == [pytest.approx(o[1], abs=1e-5) for o in learn.recorder.values]
+
+def test_learning_rate_optimizer_and_schedule_arrive(monkeypatch):
+    seen = {}
+    def spy(self, n_epoch, lr=None, *args, **kwargs):
+        seen.update(lr=lr, wd=self.wd, bn=self.wd_bn_bias, opt=self.opt_func, cbs=kwargs.get('cbs'))
+        raise ZeroDivisionError
+    monkeypatch.setattr(Learner, 'fit', spy)
+    with pytest.raises(ZeroDivisionError): train_cell(cell(lr=.01, wd=5e-4, optimizer='adamw', schedule='cosine'))
+    assert (seen['lr'], seen['wd'], seen['bn'], seen['opt'].keywords['opt']) == (.01, 5e-4, True, torch.optim.AdamW)
+    schedule = seen['cbs'].scheds['lr']
+    assert (schedule(0.), schedule(.5), schedule(1.)) == (pytest.approx(.01), pytest.approx(.005), pytest.approx(0.))
+
+# The grid
+
+def failing_method(tmp_path):
+    "File that registers a method which fails until there is a file `ok`"
+    file = tmp_path/'mine.py'
+    file.write_text("from fastnoisy.core import register_method\nfrom fastai.callback.core import Callback\nfrom pathlib import Path\n"
+                    "class Bang(Callback):\n    def after_pred(self):\n        if not Path(__file__).with_name('ok').exists(): raise MemoryError('all\\nfull')\n"
+                    "register_method('bang', lambda: dict(cbs=Bang()), '')\n")
+    return file
+
+@pytest.mark.slow
+def test_same_seed_same_row_in_this_process_and_in_others(tmp_path):
+    here = run_grid(tmp_path/'here', jobs=1, **SHORT)
+    n = torch.get_num_threads()
+    try: there = run_grid(tmp_path/'there', jobs=2, **{**SHORT, 'methods': ['bang', 'ce', 'gce']}, register=failing_method(tmp_path))
+    finally: METHODS.pop('bang', None)
+    assert there[there.error.notna()].method.tolist() == ['bang'] # it was known in the other process
+    pd.testing.assert_frame_equal(without_clock(here), without_clock(there[there.error.isna()]), check_dtype=False)
+    a,b = (read_table(tmp_path/o/'curves.csv').sort_values(CELL + ['epoch']).reset_index(drop=True) for o in ('here', 'there'))
+    pd.testing.assert_frame_equal(a, b)
+    assert torch.get_num_threads() == n and list(here) == CELL + RESULTS
+    assert (here.peak_mb > 50).all() and (here.seconds > 0).all() and here.torch.unique().tolist() == [torch.__version__]
+
+def test_finished_cells_are_not_trained_again(tmp_path, capsys):
+    run_grid(tmp_path, jobs=1, **SHORT)
+    before = (tmp_path/'results.csv').read_text()
+    results = run_grid(tmp_path, jobs=1, **{**SHORT, 'methods': ['ce', 'gce', 'mae']})
+    assert '3 cells, 2 of them trained before' in capsys.readouterr().out
+    assert (tmp_path/'results.csv').read_text().startswith(before) and results.method.tolist() == ['ce', 'gce', 'mae']
+    run_grid(tmp_path, jobs=1, **SHORT, variants=['clean-valid'])
+    assert '0 of them trained before' in capsys.readouterr().out
+
+def test_a_half_written_row_is_trained_again(tmp_path):
+    results = run_grid(tmp_path, jobs=1, **SHORT)
+    for o in ('results.csv', 'curves.csv'):
+        text = (tmp_path/o).read_text()
+        (tmp_path/o).write_text(text[:-20])
+    assert len(read_table(tmp_path/'results.csv')) == 1
+    pd.testing.assert_frame_equal(without_clock(run_grid(tmp_path, jobs=1, **SHORT)), without_clock(results))
+    assert len(pd.read_csv(tmp_path/'curves.csv')) == 2
+
+def test_table_of_another_version(tmp_path):
+    (tmp_path/'t.csv').write_text('a,b\n1,2\n')
+    with pytest.raises(ValueError, match='other columns'): Table(tmp_path/'t.csv', ['a', 'c'])
+
+def test_table_keeps_commas_quotes_and_empty_cells(tmp_path):
+    table = Table(tmp_path/'t.csv', ['a', 'error'])
+    table.append([dict(a=1, error='x, "y"'), dict(a=2)])
+    assert table.read().error.fillna('').tolist() == ['x, "y"', '']
+
+def test_a_failed_cell_is_recorded_and_tried_again(tmp_path, capsys):
+    options = dict(noise=['symmetric:.4'], methods=['bang', 'ce'], seeds=1, epochs=1, register=failing_method(tmp_path), jobs=1)
+    try:
+        results = run_grid(tmp_path/'out', **options).set_index('method')
+        assert results.error['bang'].startswith('MemoryError: ') and results.error['bang'].endswith('all full')
+        assert pd.isna(results.error['ce']) and results.accuracy['ce'] > 0 and 'FAILED, MemoryError' in capsys.readouterr().out
+        (tmp_path/'ok').touch()
+        again = run_grid(tmp_path/'out', **options)
+        assert '2 cells, 1 of them trained before' in capsys.readouterr().out
+        assert again.method.tolist().count('bang') == 2 and len(finished(again)) == 2
+    finally: METHODS.pop('bang', None)
+
+def test_combination_of_a_loss_and_a_callback(tmp_path):
+    results = run_grid(tmp_path, jobs=1, noise=['symmetric:.4'], methods=['gce:q=.5+also:temperature=.5'], seeds=1, epochs=1)
+    assert results.accuracy[0] > .15 and results.method[0] == 'gce:q=.5+also:temperature=.5'
+
+def test_default_jobs(monkeypatch):
+    assert default_jobs() >= 1
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    assert default_jobs() == 1
+
+def test_detection_is_written(tmp_path):
+    run_grid(tmp_path, jobs=1, noise=['symmetric:.4', 'zoom-shift:.5'], methods=['also', 'gce'], seeds=1, epochs=2, detect=[2])
+    table = read_table(tmp_path/'detection.csv')
+    assert list(table) == CELL + DETECTION and set(table.epoch) == {2} and table.auc.between(0, 1).all()
+    assert set(table[table.method == 'also'].signal) == {'also'} and {'aum', 'grand'} <= set(table[table.method == 'gce'].signal)
+    assert set(table.noise) == {'symmetric', 'zoom-shift'}
+
+def test_what_a_method_shows_is_written(tmp_path):
+    said = run_grid(tmp_path, jobs=1, **{**SHORT, 'methods': ['lilaw'], 'epochs': 3}).recorded[0]
+    numbers = dict(o.split('=') for o in said.split())
+    assert list(numbers) == ['alpha', 'beta', 'delta'] and 9.9 < float(numbers['alpha']) < 10 and 2 < float(numbers['beta']) < 2.1
+
+def test_scores_of_both_ends_are_written(tmp_path):
+    row = run_grid(tmp_path, jobs=1, **{**SHORT, 'epochs': 3}).iloc[0]
+    assert pd.isna(row.recorded) and row.accuracy <= row.top5 <= 1 and row.accuracy_last <= row.top5_last and row.auroc > .5 and row.ece >= 0 and row.temperature_last > 0
+
+# Interruption
+
+def test_ctrl_c_in_this_process(tmp_path, monkeypatch, capsys):
+    n,seen = torch.get_num_threads(),[]
+    def interrupt(*args):
+        seen.append(torch.get_num_threads())
+        raise KeyboardInterrupt
+    torch.set_num_threads(2)
+    monkeypatch.setattr('fastnoisy.benchmark.runner._print_cell', interrupt)
+    with pytest.raises(KeyboardInterrupt): run_grid(tmp_path, jobs=1, **SHORT)
+    assert seen == [1] and torch.get_num_threads() == 2
+    torch.set_num_threads(n)
+    assert 'the same command goes on from there' in capsys.readouterr().out
+    monkeypatch.undo()
+    assert len(run_grid(tmp_path, jobs=1, **SHORT)) == 2 and '1 of them trained before' in capsys.readouterr().out
+
+COMMAND = [sys.executable, '-m', 'fastnoisy', 'bench', '--methods', 'ce', 'gce', '--noise', 'symmetric:.2,.4', '--seeds', '3', '--epochs', '4', '--jobs', '2']
+
+def rows(out): return len(read_table(out/'results.csv')) if (out/'results.csv').exists() and (out/'results.csv').stat().st_size else 0
+
+def alive(session): return subprocess.run(['pgrep', '-s', str(session)], capture_output=True, text=True).stdout.split()
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='sessions and signals of Linux')
+@pytest.mark.slow
+@pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGKILL])
+def test_stopped_and_continued(how, tmp_path, capsys):
+    process = subprocess.Popen([*COMMAND, '--out', str(tmp_path)], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+                               env={**os.environ, 'PYTHONPATH': str(root)}, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    while rows(tmp_path) < 2 and process.poll() is None: time.sleep(.05)
+    process.send_signal(how)
+    said = process.communicate(timeout=60)[0]
+    n = rows(tmp_path)
+    assert 2 <= n < 12 and process.returncode != 0
+    if how == signal.SIGINT: assert 'the same command goes on from there' in said and 'Traceback' not in said
+    until = time.time() + 30
+    while alive(process.pid) and time.time() < until: time.sleep(.1)
+    assert not alive(process.pid) # no process is left behind
+    results = run_grid(tmp_path, jobs=1, methods=['ce', 'gce'], noise=['symmetric:.2,.4'], seeds=3, epochs=4)
+    assert f'12 cells, {n} of them trained before' in capsys.readouterr().out
+    assert len(results) == len(results.drop_duplicates(CELL)) == 12 and results.error.isna().all()

@@ -1,0 +1,60 @@
+"The twin alone; that it learns as a Learner of its own would, in many kinds of training, is in test_confidence.py."
+from functools import partial
+import pytest, torch
+from torch import nn
+from fastai.basics import Adam, OptimWrapper
+from fastai.callback.core import Callback
+from fastnoisy.core.networks import Twin, copied, is_fresh
+from helpers import blob_learner, small_model, weights_of
+
+class Beside(Callback):
+    "Trains a twin by the Learner's own loss"
+    run_valid = False
+    def before_fit(self):
+        if not hasattr(self, 'twin'): self.twin = Twin(self.learn)
+        self.twin.begin(self.learn)
+    def after_loss(self): self.learn.loss_grad = self.loss_grad + self.loss_func(self.twin(self.learn), *self.yb)
+    def after_step(self): self.twin.step(self.learn)
+
+def fitted(n=1, **kwargs):
+    learn = blob_learner(Beside(), **kwargs)
+    learn.model[3].p = 0.
+    with learn.no_logging(): learn.fit(n, 1e-2)
+    return learn
+
+def test_a_twin_with_the_same_loss_is_the_same_model():
+    learn = fitted(2)
+    torch.testing.assert_close(weights_of(learn.beside.twin.model), weights_of(learn.model))
+    assert not torch.allclose(weights_of(learn.model), weights_of(small_model()), atol=1e-3)
+
+def test_a_copy_shares_nothing():
+    model = small_model()
+    model[0].register_forward_hook(lambda *args: None)
+    other = copied(model)
+    assert torch.equal(weights_of(other), weights_of(model)) and not any(m._forward_hooks for m in other.modules()) and model[0]._forward_hooks
+    assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in other.parameters()}
+
+@pytest.mark.parametrize('opt_func', [Adam, partial(OptimWrapper, opt=torch.optim.Adam)])
+def test_an_optimizer_is_fresh_until_it_steps(opt_func):
+    learn = blob_learner(opt_func=opt_func)
+    learn.create_opt()
+    assert is_fresh(learn.opt)
+    with learn.no_logging(): learn.fit(1)
+    assert not is_fresh(learn.opt)
+    learn.opt.clear_state()
+    assert is_fresh(learn.opt)
+
+def test_saved_and_loaded():
+    learn = fitted()
+    saved,other = learn.beside.twin.state_dict(),Twin(learn)
+    other.load_state_dict(saved, learn)
+    assert torch.equal(weights_of(other.model), weights_of(learn.beside.twin.model)) and other.model is not learn.beside.twin.model
+    states = [o.opt.state_dict()['state'] for o in (other, learn.beside.twin)]
+    assert len(states[0]) == len(states[1]) > 0 and all(torch.equal(a['grad_avg'], b['grad_avg']) for a,b in zip(*states))
+
+def test_another_model_is_refused():
+    learn = fitted()
+    with pytest.raises(ValueError, match='robust_model: a Linear.*Sequential in name and shape'): Twin(learn, nn.Linear(4, 3))
+    with pytest.raises(ValueError, match="Learner's own model"): Twin(learn, learn.model)
+    learn.model = nn.Linear(4, 3)
+    with pytest.raises(ValueError, match='that of another model'): learn.beside.twin.begin(learn)

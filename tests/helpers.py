@@ -1,0 +1,211 @@
+"Small data and learners that the tests share. Everything is made here or ships with a dependency; nothing is downloaded."
+import math, os, pickle
+from functools import partial
+from operator import getitem
+from pathlib import Path
+import numpy as np
+import torch
+from torch import nn
+from fastai.basics import Callback, Categorize, CrossEntropyLossFlat, DataLoaders, Datasets, L, Learner, accuracy
+from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.progress import ProgressCallback
+from fastai.torch_core import TensorImageBase
+from fastai.vision.augment import RandTransform
+from fastai.data.core import TfmdDL
+from fastnoisy.callback.dynamics import DynamicsCallback
+from fastnoisy.core import MethodCallback
+from fastnoisy.methods import METHODS
+
+TESTS = Path(__file__).resolve().parent
+PYTHONPATH = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS/'scripts'))) # of the processes that tests start
+
+def blobs(n=96, k=3, d=4, seed=0):
+    "Gaussian blobs: features (n, d) and class ids (n,)"
+    g = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % k
+    x = torch.randn(n, d, generator=g) + 2*torch.eye(k, d)[y]
+    return x, y
+
+def blob_dls(n=96, bs=16, labels=None, num_workers=0, **kwargs):
+    "96 blobs to train on and 48 for validation, as fastai `Datasets`; `labels` in place of those for training"
+    x,y = (torch.cat(o) for o in zip(blobs(n), blobs(48, seed=1)))
+    if labels is not None: y = torch.cat([labels, y[n:]])
+    row = lambda v: partial(getitem, v)
+    dsets = Datasets(range(n+48), [[row(x)], [row(y.tolist()), Categorize(vocab=[0, 1, 2])]], splits=[range(n), range(n, n+48)])
+    return dsets.dataloaders(bs=bs, num_workers=num_workers, device='cpu', drop_last=False, **kwargs)
+
+def small_model(d=4, k=3, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(d, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(.2), nn.Linear(8, k))
+
+def blob_learner(cbs=None, dls=None, seed=0, **kwargs):
+    kwargs = {'loss_func': CrossEntropyLossFlat(), 'metrics': accuracy, **kwargs}
+    learn = Learner(dls or blob_dls(), small_model(seed=seed), cbs=cbs, **kwargs)
+    learn.remove_cbs(ProgressCallback)
+    return learn
+
+def fitted_blobs(cbs=None, n=3, dls=None, lr=1e-2, **kwargs):
+    "A learner of blobs after `n` epochs, the same batches and dropout each time"
+    torch.manual_seed(7)
+    dls = dls or blob_dls()
+    dls.train.rng.seed(3)
+    learn = blob_learner(cbs=cbs, dls=dls, **kwargs)
+    learn.fit(n, lr)
+    return learn
+
+def weights_of(model): return torch.cat([p.detach().flatten() for p in model.state_dict().values()]).float()
+
+def run_in_parts(make_learner, stops):
+    "Train for `stops[0]` epochs, save, load into a new Learner and go on for `stops[1]`, ...: the last Learner"
+    torch.manual_seed(7)
+    for k,n in enumerate(stops):
+        torch.manual_seed(11)
+        learn = make_learner()
+        learn.dls.train.rng.seed(3)
+        for _ in range(sum(stops[:k])): # the order of the epochs that are over
+            learn.dls.train.randomize()
+            learn.dls.train.get_idxs()
+        learn.model[3].p = 0. # dropout draws from the global stream, which the file does not hold
+        if k: learn.load('stop')
+        learn.fit(n, 1e-2)
+        learn.save('stop')
+    return learn
+
+def battery():
+    "Names of the methods that every battery is run for: all with callbacks. Of the bare losses, which differ in a formula only, three stand for the others"
+    from fastnoisy.all import METHODS
+    return [o for o,m in METHODS.items() if not m.needs.startswith(('images', 'known noise')) and ('cbs' in m.make() or o in ('ce', 'gce', 'js'))]
+
+class Weigh(MethodCallback):
+    "Weights that depend on the sample id only"
+    name = 'weigh'
+    def __init__(self, f): self.f = f
+    def batch_weights(self): return self.f(self.sample_ids).float()
+
+class Relabel(MethodCallback):
+    name = 'relabel'
+    def __init__(self, labels): self.labels_ = labels
+    def batch_labels(self): return self.labels_[self.sample_ids]
+
+class Spy(Callback):
+    "Notes what is on the Learner after the loss"
+    order,run_valid = 20,False
+    def before_fit(self): self.seen = []
+    def after_loss(self):
+        o = self.learn
+        self.seen.append({k: getattr(o, k).detach().clone() for k in ('sample_ids', 'sample_loss', 'sample_weight', 'loss', 'loss_grad')}
+                         | dict(y=o.yb[0].clone(), pred=o.pred.detach().clone()))
+
+class AutocastCPU(Callback):
+    "fastai's MixedPrecision knows CUDA only; this is the same for the CPU"
+    order = MixedPrecision.order
+    def before_batch(self):
+        self.autocast = torch.autocast('cpu', dtype=torch.bfloat16)
+        self.autocast.__enter__()
+    def after_pred(self): self.learn.pred = self.pred.float()
+    def after_loss(self): self.autocast.__exit__(None, None, None)
+
+def image_learner(cbs=None, **kwargs):
+    g = torch.Generator().manual_seed(0)
+    x,y = torch.rand(48, 1, 8, 8, generator=g),torch.arange(48) % 2
+    x[y == 1, :, :4] += 1
+    dls = DataLoaders.from_dsets(L(zip(x[:32], y[:32])), L(zip(x[32:], y[32:])), bs=8, device='cpu', num_workers=0)
+    dls.train.rng.seed(0)
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    return Learner(dls, model, loss_func=CrossEntropyLossFlat(), cbs=cbs, metrics=accuracy, **kwargs)
+
+class Stop(Callback):
+    order = 30
+    def __init__(self, event, exc): self.event,self.exc = event,exc
+    def __call__(self, name):
+        if name == self.event and (name in ('before_fit', 'before_validate') or self.train_iter == 2): raise self.exc
+
+def snapshot(learn):
+    return dict(loss_func=learn.loss_func, opt_func=learn.opt_func, dls=learn.dls, loaders=list(learn.dls.loaders),
+                after_batch=learn.dls.train.after_batch, cbs=list(learn.cbs), model=learn.model, metrics=list(learn.metrics),
+                reduction=learn.loss_func.reduction, attrs=set(vars(learn)))
+
+RNG = np.random.default_rng(0)
+
+def write_cifar(folder, python, n=4):
+    "Six small files in the real format: their rows"
+    folder.mkdir()
+    parts = {}
+    for name in [*(f'data_batch_{i}' for i in range(1, 6)), 'test_batch']:
+        labels,pixels = RNG.integers(0, 10, n),RNG.integers(0, 256, (n, 3072), dtype=np.uint8)
+        parts[name] = labels,pixels
+        if python: (folder/name).write_bytes(pickle.dumps({b'batch_label': b'x', b'labels': labels.tolist(), b'data': pixels}))
+        else: np.concatenate([labels[:,None].astype(np.uint8), pixels], 1).tofile(folder/f'{name}.bin')
+    (folder/('batches.meta' if python else 'batches.meta.txt')).write_bytes(b'')
+    return parts
+
+def by_hand(z, y, times=None, sigma2=1e-4):
+    "All cheap scores of one sample from its list of logits, in plain Python"
+    p,losses,margins,errors,right = [],[],[],[],[]
+    for row in z.double().tolist():
+        top = max(row)
+        e = [math.exp(v-top) for v in row]
+        probs = [v/sum(e) for v in e]
+        p.append(probs[y])
+        losses.append(-math.log(probs[y]))
+        margins.append(row[y] - max(v for j,v in enumerate(row) if j != y))
+        errors.append(math.sqrt(sum((v - (j == y))**2 for j,v in enumerate(probs))))
+        right.append(row.index(max(row)) == y)
+    n,mean = len(p),lambda v: sum(v)/len(v)
+    times = times or n
+    mu = mean(p)
+    forgotten = sum(a and not b for a,b in zip(right, right[1:]))
+    psi = mean([math.log(1 + v + v*v/2) for v in losses])
+    return dict(loss=losses[-1], running_loss=mean(losses), confidence=mu, variability=math.sqrt(mean([(v-mu)**2 for v in p])),
+                aleatoric=mean([v*(1-v) for v in p]), aum=mean(margins), el2n=mean(errors), forgetting=forgotten if any(right) else n,
+                wrong_events=right.count(False), cnlcu=psi - sigma2*(times + sigma2*math.log(2*times)/times**2)/(n - sigma2))
+
+class Brighten(RandTransform):
+    "Adds a random number to the images, in place"
+    split_idx,order = 0,20
+    def encodes(self, x:TensorImageBase):
+        x += torch.rand(1).item()
+        return x
+
+# for the batteries over all methods
+
+N,K = 64,3
+
+class Items:
+    "Sample i of the blobs; `broken` raises"
+    def __init__(self, x, y): self.x,self.y,self.broken = x,y,None
+    def __len__(self): return len(self.y)
+    def __getitem__(self, i):
+        if i == self.broken: raise OSError('the disk is gone')
+        return self.x[i], self.y[i]
+
+def make_dls(n=N, bs=16, k=K, shuffle=True, sort=False, drop_last=False):
+    (x,y),valid = blobs(n, k),blobs(32, k, seed=1)
+    order = y.argsort(stable=True) if sort else torch.arange(n)
+    dls = DataLoaders(TfmdDL(Items(x[order], y[order]), bs=bs, shuffle=shuffle, drop_last=drop_last, num_workers=0, device='cpu'),
+                      TfmdDL(Items(*valid), bs=16, num_workers=0, device='cpu'), device='cpu')
+    dls.train.rng.seed(1)
+    return dls
+
+def linear(k=K, norm=False):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8) if norm else nn.Identity(), nn.ReLU(), nn.Linear(8, k))
+
+def methods_of(method):
+    "Arguments for a Learner, and callbacks which act within two epochs"
+    kwargs = {'loss_func': CrossEntropyLossFlat(), **METHODS[method].make()}
+    cbs = L(kwargs.pop('cbs', None))
+    for cb in cbs:
+        if hasattr(cb, 'start'): cb.start = 1
+        if hasattr(cb, 'warmup'): cb.warmup = 0
+        if hasattr(cb, 'agreement'): cb.k,cb.agreement,cb.threshold = 5,.5,0.
+    return cbs + DynamicsCallback(), kwargs
+
+def make(method, dls=None, model=None, cbs=(), path='.'):
+    own,kwargs = methods_of(method)
+    learn = Learner(dls or make_dls(), linear() if model is None else model, metrics=accuracy, cbs=[*own, *cbs], path=path, **kwargs)
+    learn.remove_cbs(ProgressCallback)
+    learn.logger = lambda *_: None
+    return learn
