@@ -14,7 +14,7 @@ from types import ModuleType
 # %% ../nbs/moved.ipynb #43b8fbf7
 # module of version 0.1 -> modules that have its names now
 MOVED = {
-    'ids': 'core.sample_ids', 'distributed': 'core.distributed', 'checkpoint': 'core.checkpoint', 'aside': 'core.loaders',
+    'ids': 'core.sample_ids', 'distributed': 'core.distributed', 'checkpoint': 'core.checkpoint', 'aside': 'core.rng core.modules core.loaders core.predict',
     'twin': 'core.networks', 'views': 'core.views', 'hypergradient': 'core.hypergradient', 'optimizer': 'callback.also_optimizer',
     'noise_models': 'noise.label_models', 'noise_human': 'noise.human', 'noise_inputs': 'noise.input_noise',
     'mixture': 'analysis.mixture', 'scores': 'analysis.training_dynamics', 'neighbors': 'analysis.neighbors', 'rate': 'analysis.noise_rate',
@@ -23,7 +23,7 @@ MOVED = {
     'grid': 'benchmark.runner', 'grid_report': 'benchmark.tables', 'presets': 'benchmark.presets', 'variants': 'benchmark.variants',
     'data.core': 'data.arrays', 'data.labelled': 'audit.sources', 'data.noisy': 'data.noisy_dls', 'data.sets': 'benchmark.datasets',
 }
-RENAMED = {} # name of version 0.1 -> name now
+RENAMED = {'tagged': 'with_sample_ids', 'OwnRandom': 'isolated_rng'} # name of version 0.1 -> name now
 
 # %% ../nbs/moved.ipynb #aa5bb68f
 def _moved_module(old, new):

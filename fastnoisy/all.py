@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../nbs/all.ipynb #55dd3f8e
-from .core.method import *
+from .core import *
 from .losses import *
 from .noise.label_noise import *
 from .noise.label_models import *

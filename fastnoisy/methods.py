@@ -16,7 +16,7 @@ from .callback.bmm import BMMFilterCallback
 from .callback.confidence import TwoModelConfidenceCallback
 from .callback.knn import KNNCorrectionCallback
 from .callback.lilaw import LiLAWCallback
-from .core.method import METHODS, Method, register_method
+from .core.registry import METHODS, Method, register_method
 from .losses import *
 from .core.views import shifted
 

@@ -13,8 +13,8 @@ from fastai.torch_core import TensorImageBase
 from fastai.vision.augment import RandTransform
 from fastai.data.core import TfmdDL
 from fastnoisy.callback.dynamics import DynamicsCallback
-from fastnoisy.core import MethodCallback
-from fastnoisy.methods import METHODS
+from fastnoisy.core.method import MethodCallback
+from fastnoisy.core.registry import METHODS
 
 TESTS = Path(__file__).resolve().parent
 PYTHONPATH = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS/'scripts'))) # of the processes that tests start

@@ -97,6 +97,6 @@ def test_whole_batch_of_one_process():
     class Sees(MethodCallback):
         name = 'sees'
         def batch_weights(self):
-            ids,losses = self.whole_batch(self.sample_loss)
+            ids,losses = self.gather_batch(self.sample_loss)
             assert ids is self.learn.sample_ids and torch.equal(losses, self.sample_loss) and not losses.requires_grad
     blob_learner(Sees()).fit(1)

@@ -3,7 +3,7 @@ import os, subprocess, sys
 import pytest, torch
 from fastai.basics import Callback, Learner
 from fastnoisy.all import METHODS, digits_dls, run_one, small_cnn
-from fastnoisy.core.method import Method
+from fastnoisy.core.registry import Method
 from fastnoisy.losses import *
 from fastnoisy.methods import TwoViews, as_method, register_loss
 from readme import root

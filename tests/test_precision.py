@@ -79,7 +79,7 @@ def test_autocast_is_closed_after_an_error(method):
 
 def test_state_of_a_device_without_64_bit_numbers():
     from types import SimpleNamespace
-    from fastnoisy.core.loaders import state_device
+    from fastnoisy.core.modules import state_device
     def on(device): return SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device(device))]))
     assert [state_device(on(o)).type for o in ('cpu', 'cuda', 'mps')] == ['cpu', 'cuda', 'cpu']
 

@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 import fastnoisy
-from fastnoisy.core.loaders import OwnRandom
+from fastnoisy.core.rng import isolated_rng
 from fastnoisy.audit.run import audit
 from fastnoisy.audit.sources import labelled_npz
 from fastnoisy.audit.learners import labelled_learner
@@ -49,7 +49,7 @@ def plain(args, tmp, images, given, seed, held_out=None):
     "Probabilities and losses of plain training on `images`, the first for other images where they are given"
     np.savez(tmp/'plain.npz', images=images, labels=given)
     samples = labelled_npz(tmp/'plain.npz')
-    with OwnRandom(seed):
+    with isolated_rng(seed):
         learn,*_ = labelled_learner(samples, args.arch, pretrained=False, device=args.device)
         learn.recorder.train_metrics,learn.recorder.valid_metrics = True,False
         learn.remove_cbs(ProgressCallback)

@@ -15,7 +15,7 @@ warnings.filterwarnings('ignore')
 import numpy as np, pandas as pd, torch
 import step
 from fastnoisy.callback.dynamics import DynamicsCallback
-from fastnoisy.core.method import register_method
+from fastnoisy.core.registry import register_method
 from fastnoisy.analysis.training_dynamics import SCORES, ScoreState, margin
 
 VARIANTS = {'dynamics': dict(), 'dynamics:grand': dict(scores=['grand']), 'dynamics:grand_full': dict(scores=['grand_full'], grand_epochs=range(10**4))}

@@ -11,8 +11,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from fastai.torch_core import to_device
-from ..core.loaders import model_mode, plain_tensors, prediction
-from ..core.method import class_ids
+from ..core.modules import model_mode, prediction
+from ..core.loaders import plain_tensors
+from ..core.sample_loss import class_ids
 
 # %% ../../nbs/analysis/accuracies.ipynb #e2e01b16
 def accuracy_of(

@@ -12,11 +12,13 @@ import torch
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 from fastai.callback.core import Callback
 from fastai.torch_core import to_device
-from ..core.loaders import forward_aside, model_mode, plain_tensors, prediction, run_in_order
+from ..core.modules import forward_aside, model_mode, prediction
+from ..core.loaders import plain_tensors
+from ..core.predict import run_in_order
 from .calibration import ece, fit_temperature
 from ..callback.bmm import evaluation_losses
 from ..callback.lilaw import TERMS, difficulty, terms_at
-from ..core.method import class_ids
+from ..core.sample_loss import class_ids
 from ..data.series import macro_auroc
 from .training_dynamics import SCORES as DYNAMICS, to_quality
 

@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from fastai.imports import progress_bar
 from fastai.torch_core import get_model
-from ..core.loaders import forward_aside, inputs_and_targets, model_mode, prediction, run_in_order, uncompiled
-from ..core.method import class_ids, sample_losses, unmixed
+from ..core.modules import forward_aside, model_mode, prediction, uncompiled
+from ..core.loaders import inputs_and_targets
+from ..core.predict import run_in_order
+from ..core.sample_loss import class_ids, sample_losses, unmixed
 from ..core.distributed import copy_from_first, put_together
 from ..core.sample_ids import is_divided
 

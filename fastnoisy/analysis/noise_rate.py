@@ -14,8 +14,10 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 from fastai.learner import Learner
-from ..core.loaders import forward_aside, inputs_and_targets, run_in_order
-from ..core.method import class_ids, class_logits
+from ..core.modules import forward_aside
+from ..core.loaders import inputs_and_targets
+from ..core.predict import run_in_order
+from ..core.sample_loss import class_ids, class_logits
 
 # %% ../../nbs/analysis/noise_rate.ipynb #c9d5e9de
 def noise_em(

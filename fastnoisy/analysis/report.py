@@ -15,8 +15,10 @@ import torch
 from fastcore.basics import patch
 from fastcore.foundation import L
 from fastai.learner import Learner
-from ..core.loaders import inputs_and_targets, model_mode, prediction, run_in_order
-from ..core.method import class_ids, class_logits, sample_losses, unmixed
+from ..core.loaders import inputs_and_targets
+from ..core.modules import model_mode, prediction
+from ..core.predict import run_in_order
+from ..core.sample_loss import class_ids, class_logits, sample_losses, unmixed
 from .mixture import BetaMixture
 from .noise_rate import MIN_LABELS, estimate_noise, n_valid, share_interval
 from .training_dynamics import to_quality

@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from ..core.loaders import model_mode
+from ..core.modules import model_mode
 
 # %% ../../nbs/analysis/training_dynamics.ipynb #a402c782
 def label_probability(

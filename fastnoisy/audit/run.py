@@ -14,7 +14,7 @@ import torch
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import fit_one_cycle, fine_tune
 from fastai.torch_core import default_device
-from ..core.loaders import OwnRandom
+from ..core.rng import isolated_rng
 from ..callback.also import ALSOCallback
 from ..callback.bmm import BMMFilterCallback
 from .sources import labelled_csv, labelled_folder, labelled_npz, labelled_series, read_npz, read_texts
@@ -142,7 +142,7 @@ def audit(
     elif npz is not None: samples = labelled_npz(source)
     else: samples = labelled_series(source, y) if series else labelled_csv(source, y, x)
     if len(samples.left_out): samples.left_out.map(harmless).to_csv(out/'broken.csv', index=False, errors='backslashreplace')
-    with OwnRandom(seed):
+    with isolated_rng(seed):
         cbs = [ALSOCallback(temperature=TEMPERATURE), BMMFilterCallback('also')]
         learn,pretrained,what = labelled_learner(samples, arch, pretrained, size, device, cbs)
         epochs = epochs or (10 if pretrained else 60 if samples.kind == 'series' else 30)

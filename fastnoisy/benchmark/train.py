@@ -19,7 +19,8 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 from ..analysis.accuracies import accuracy_of
-from ..core.method import METHODS, MethodCallback, register_method
+from ..core.registry import METHODS, register_method
+from ..core.method import MethodCallback
 from ..analysis.metrics import wrong_samples
 from ..methods import as_method
 

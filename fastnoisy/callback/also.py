@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from ..core.loaders import batch_size, state_device
-from ..core.method import MethodCallback, register_method
+from ..core.loaders import batch_size
+from ..core.modules import state_device
+from ..core.method import MethodCallback
+from ..core.registry import register_method
 from ..core.distributed import n_processes
 from .also_optimizer import OptimisticSteps, check_adam
 
@@ -182,7 +184,7 @@ class ALSOCallback(MethodCallback):
     def _step_optimistically(self):
         steps = OptimisticSteps()
         self.learn.add_cb(steps)
-        self.at_exit(self.learn.remove_cb, steps)
+        self.on_fit_end(self.learn.remove_cb, steps)
         steps.begin_fit()
 
     def _prior(self, n):
@@ -194,7 +196,7 @@ class ALSOCallback(MethodCallback):
     def batch_weights(self):
         ids = self._rows(self.sample_ids)
         weights = self.pi.weights_ahead(ids, self.step_size, self.temperature) if self.mode == 'optimistic' else self.pi.weights(ids)
-        ids,losses = self.whole_batch(self.sample_loss)
+        ids,losses = self.gather_batch(self.sample_loss)
         self.pi.step(self._rows(ids), losses*self.scale, self.step_size, self.temperature)
         return weights.to(self.sample_loss.device)
 

@@ -120,9 +120,9 @@ class OptimisticSteps(MethodCallback):
     def begin_fit(self):
         check_adam(self.opt, 'optimistic')
         if not isinstance(self.opt, ALSOAdam):
-            self.at_exit(_give_back, self.learn, self.opt)
+            self.on_fit_end(_give_back, self.learn, self.opt)
             self.learn.opt = taken_over(self.opt)
-        self.at_exit(self.opt.close)
+        self.on_fit_end(self.opt.close)
 
     def before_batch(self): self.opt.ahead()
     def after_cancel_step(self): self.opt.close()

@@ -13,9 +13,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 from fastai.torch_core import get_model
-from ..core.loaders import batch_size, inputs_and_targets, model_mode, prediction, run_in_order, state_device
+from ..core.loaders import batch_size, inputs_and_targets
+from ..core.modules import model_mode, prediction, state_device
+from ..core.predict import run_in_order
 from .dynamics import note_signals, signals_of_batch
-from ..core.method import MethodCallback, class_ids, register_method, sample_losses, unmixed
+from ..core.method import MethodCallback
+from ..core.sample_loss import class_ids, sample_losses, unmixed
+from ..core.registry import register_method
 from ..core.distributed import copy_from_first, from_first, n_processes, put_together
 from ..core.sample_ids import is_divided
 from ..analysis.mixture import BetaMixture, GaussianMixture
@@ -96,8 +100,8 @@ class BMMFilterCallback(MethodCallback):
             "signal='also' needs the weights of ALSO: `cbs=[ALSOCallback(), BMMFilterCallback('also')]`. Without ALSO use signal='running_loss'.")
         if self.signal in SCORES and self.signal != 'loss' and not self._noted_by_dynamics: self._note_scores(n)
         self.flipped = self._truth(n)
-        self.recorded = ('noise_rate',) + (_TRUTH if self.flipped is not None else ())
-        for o in self.recorded[1:]: setattr(self, o, getattr(self, o, math.nan))
+        self.logged = ('noise_rate',) + (_TRUTH if self.flipped is not None else ())
+        for o in self.logged[1:]: setattr(self, o, getattr(self, o, math.nan))
         self._decide()
 
     @property
@@ -120,7 +124,7 @@ class BMMFilterCallback(MethodCallback):
         return self.kept | (np.random.default_rng(self.n_epochs).random(len(self.kept)) < self.recheck)
 
     def batch_weights(self):
-        if self.trying: return None
+        if self.is_lr_find: return None
         self._note_classes()
         if self.scores is not None: note_signals(self.scores, self, signals_of_batch(self.learn))
         return None if self.weight is None else self.weight[self.sample_ids].to(self.sample_loss)
@@ -129,16 +133,16 @@ class BMMFilterCallback(MethodCallback):
         if self.action == 'report': return
         try: y = class_ids(self.yb[0])
         except TypeError: y = torch.zeros_like(self.sample_ids) # no classes: the guard is for all together
-        ids,y = self.whole_batch(y)
+        ids,y = self.gather_batch(y)
         self.classes[ids] = y
 
     def after_train(self):
-        if self.trying: return
+        if self.is_lr_find: return
         self.n_epochs += 1
         if self.n_epochs >= self.start and (self.n_epochs - self.start) % self.every == 0: self._fit()
 
     def after_fit(self):
-        if self.problem and not self.trying: warnings.warn(f'BMMFilterCallback({self.signal!r}), epoch {self.n_epochs}: {self.problem}')
+        if self.problem and not self.is_lr_find: warnings.warn(f'BMMFilterCallback({self.signal!r}), epoch {self.n_epochs}: {self.problem}')
 
     def _values(self):
         "One number per sample, and the options of the mixture that fit it"
@@ -224,7 +228,7 @@ class BMMFilterCallback(MethodCallback):
         return self.history.plot('epoch', column, ax=ax, label=label or column, ylabel=column)
 
     def state_dict(self):
-        if self.p_noisy is None or self.trying: return None
+        if self.p_noisy is None or self.is_lr_find: return None
         signal = self.signal if isinstance(self.signal, str) else 'a function'
         return dict(signal=signal, p_noisy=self.p_noisy, classes=self.classes.cpu(), n_epochs=self.n_epochs, rows=self.rows, noise_rate=self.noise_rate,
                     mixture=None if self.mixture is None else self.mixture.state_dict(),

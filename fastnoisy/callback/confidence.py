@@ -14,11 +14,12 @@ import torch
 from torch import nn
 from fastai.torch_core import get_model
 from ..analysis.accuracies import accuracy_of, plot_accuracies, training_accuracies
-from ..core.loaders import OwnRandom
+from ..core.rng import isolated_rng
 from .label_confidence import (confidence_weights, js_divergence, label_confidence, moving_average,
                                                  parameter_distance)
-from ..core.method import (MethodCallback, can_unreduce, class_ids, class_logits, register_method,
-                                   sample_losses, unmixed, weighted_loss)
+from ..core.method import MethodCallback
+from ..core.sample_loss import can_unreduce, class_ids, class_logits, sample_losses, unmixed, weighted_loss
+from ..core.registry import register_method
 from ..core.distributed import copy_from_first, n_processes, process_rank
 from ..core.sample_ids import undivided
 from ..losses import GCELoss
@@ -75,11 +76,11 @@ class TwoModelConfidenceCallback(MethodCallback):
         if self.models == 2:
             if self.twin is None: self.twin = Twin(self.learn, self._given)
             self.twin.begin(self.learn)
-            if self.trying and self.n_steps == 0: self.at_exit(self._forget)
+            if self.is_lr_find and self.n_steps == 0: self.on_fit_end(self._forget)
         self._second,after_batch = None,getattr(self.dls.train, 'after_batch', None)
         if self.jsd and self.view is None and is_random(after_batch):
             self._second = SecondView(after_batch).__enter__()
-            self.at_exit(self._second.__exit__)
+            self.on_fit_end(self._second.__exit__)
 
     def _forget(self): self.twin,self.mu = None,torch.tensor(0.)
 
@@ -111,7 +112,7 @@ class TwoModelConfidenceCallback(MethodCallback):
         self._robust_pred = class_logits(self.twin(self.learn) if self.models == 2 else self.pred)
         self._robust_losses = self.learn.sample.labels.average(lambda *yb: sample_losses(self.robust_loss, self._robust_pred, *yb))
         losses = self._robust_losses.detach().float()
-        ids,all_losses = self.whole_batch(losses)
+        ids,all_losses = self.gather_batch(losses)
         self.mu = moving_average(self.mu, all_losses)
         confidence,batch = (label_confidence(o, self.mu, self.m, self.slope) for o in (losses, all_losses))
         self._note(ids, batch)
@@ -161,14 +162,14 @@ class TwoModelConfidenceCallback(MethodCallback):
         self._next_seed()
 
     def _note(self, ids, confidence):
-        if self.trying: return
+        if self.is_lr_find: return
         self._confidence[ids] = confidence
         if not self.track: return
         y = class_ids(self.yb[0])
-        for row,pred in zip(self._right, (self.pred, self._robust_pred)): row[ids] = self.whole_batch((pred.argmax(1) == y).to(row))[1]
+        for row,pred in zip(self._right, (self.pred, self._robust_pred)): row[ids] = self.gather_batch((pred.argmax(1) == y).to(row))[1]
 
     def after_train(self):
-        if self.trying: return
+        if self.is_lr_find: return
         if self.models == 2: copy_from_first(self.twin.model.buffers())
         self.epochs.append(self._confidence.cpu())
         if self.track: self.rows.append(self._accuracies())
@@ -179,7 +180,7 @@ class TwoModelConfidenceCallback(MethodCallback):
         models = dict(model=get_model(self.model), robust=self.robust_model) if self.models == 2 else dict(model=get_model(self.model))
         row = {}
         for (name,model),right in zip(models.items(), self._right.cpu()):
-            with OwnRandom(0): row[f'{name}_test'] = accuracy_of(model, test_dl)
+            with isolated_rng(0): row[f'{name}_test'] = accuracy_of(model, test_dl)
             row.update({f'{name}_{part}': v for part,v in training_accuracies(right, flipped).items()})
         return row
 

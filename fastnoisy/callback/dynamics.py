@@ -13,9 +13,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from fastai.torch_core import get_model
-from ..core.loaders import last_linear, state_device
+from ..core.modules import last_linear, state_device
 from .lilaw import terms_at
-from ..core.method import MethodCallback, class_ids, class_logits, sample_losses, unmixed
+from ..core.method import MethodCallback
+from ..core.sample_loss import class_ids, class_logits, sample_losses, unmixed
 from ..analysis.training_dynamics import (SCORES, Score, ScoreState, batch_signals, detection_table,
                                                   last_layer_norms, model_norms, register_score, roc_auc, to_quality)
 
@@ -41,7 +42,7 @@ def note_signals(
     signals:dict, # Name of each signal to its values (B,)
 ):
     "Give `state` the signals of a batch, those of all processes"
-    ids,table = method.whole_batch(torch.stack(list(signals.values()), 1))
+    ids,table = method.gather_batch(torch.stack(list(signals.values()), 1))
     state.update(ids, **dict(zip(signals, table.unbind(1))))
 
 # %% ../../nbs/callback/dynamics.ipynb #209b3242
@@ -83,8 +84,8 @@ class DynamicsCallback(MethodCallback):
         if chunk_size < 1: raise ValueError(f'chunk_size={chunk_size}: give a number of samples >= 1.')
         self.grand_epochs = {grand_epochs} if isinstance(grand_epochs, int) else set(grand_epochs)
         self.last_layer,self.chunk_size,self.state,self.n_epochs = last_layer,chunk_size,None,0
-        self.recorded = tuple(f'{o}_auc' for o in self.show)
-        for o in self.recorded: setattr(self, o, math.nan)
+        self.logged = tuple(f'{o}_auc' for o in self.show)
+        for o in self.logged: setattr(self, o, math.nan)
 
     def begin_fit(self):
         n = len(self.dls.train.dataset)
@@ -95,7 +96,7 @@ class DynamicsCallback(MethodCallback):
         self.state.to(state_device(self.model))
         if 'grand' in self.wanted:
             self._layer = _LastLayer(self.last_layer or last_linear(self.model, "scores='grand'", "Give one as `last_layer`, or leave 'grand' out"))
-            self.at_exit(self._forget_layer)
+            self.on_fit_end(self._forget_layer)
 
     def _forget_layer(self):
         self._layer.hook.remove()
@@ -107,7 +108,7 @@ class DynamicsCallback(MethodCallback):
             f'show={self.show} needs `dls.noise.flipped`, one value for each of the {n} training samples, some True and some False. Leave `show` out.')
 
     def after_loss(self):
-        if self.trying: return
+        if self.is_lr_find: return
         signals = signals_of_batch(self.learn)
         if 'grand' in self.wanted: signals['last_norm'] = self._layer.norms(self.sample_loss)
         if 'grand_full' in self.wanted: signals.update(self._full(self.learn.sample.labels))
@@ -123,14 +124,14 @@ class DynamicsCallback(MethodCallback):
         return dict(full_norm=norms, full_norm_taken=taken)
 
     def after_train(self):
-        if self.trying: return
+        if self.is_lr_find: return
         self.n_epochs += 1
         if not self.show: return
         raw,flipped = self._state().raw(),self._flipped()
         for o in self.show: setattr(self, f'{o}_auc', roc_auc(to_quality(raw[o], SCORES[o].high), flipped))
 
     def state_dict(self):
-        if self.state is None or self.trying: return None
+        if self.state is None or self.is_lr_find: return None
         return dict(self.state.state_dict(), n_epochs=self.n_epochs)
 
     def load_state_dict(self, sd):

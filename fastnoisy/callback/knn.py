@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from .also import ALSOCallback
 from ..core.checkpoint import class_names
-from ..core.method import MethodCallback, class_ids, register_method
+from ..core.method import MethodCallback
+from ..core.sample_loss import class_ids
+from ..core.registry import register_method
 from ..analysis.mixture import BetaMixture
 from ..analysis.neighbors import INDEXES, METRICS, embed, knn_vote
 
@@ -137,7 +139,7 @@ class KNNCorrectionCallback(MethodCallback):
             f'The labels are of the classes {self.names}, and now they are {class_names(self.dls)}: use a new KNNCorrectionCallback for another training set.')
         if self.suspicion in ('bmm', 'also') and not hasattr(self.learn, self.suspicion): raise ValueError(
             f"suspicion={self.suspicion!r}: the Learner has no such callback. Add it to `cbs`, or use 'auto'.")
-        self.recorded = ('changed',) + (_TRUTH if self._true() is not None else ())
+        self.logged = ('changed',) + (_TRUTH if self._true() is not None else ())
         self._put_in_place()
         self._compare_with_truth()
 
@@ -152,7 +154,7 @@ class KNNCorrectionCallback(MethodCallback):
     def batch_weights(self): return None if self.in_force is None or self.action == 'correct' else self.in_force[self.sample_ids]
 
     def after_train(self):
-        if self.trying: return
+        if self.is_lr_find: return
         self.n_epochs += 1
         if self.n_epochs >= self.start and (self.n_epochs - self.start) % self.every == 0: self._look()
 
@@ -275,7 +277,7 @@ class KNNCorrectionCallback(MethodCallback):
 
     _kept = 'given','labels','suggested','share','own_share','names'
     def state_dict(self):
-        if self.trying: return None
+        if self.is_lr_find: return None
         if self.labels is None: return dict(n_epochs=self.n_epochs, action=self.action)
         soft = dict(soft_labels=self.soft_labels) if self.soft else {}
         return dict(n_epochs=self.n_epochs, action=self.action, changes=torch.cat(self.changes), **{o: getattr(self, o) for o in self._kept}, **soft)

@@ -12,8 +12,11 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 from fastai.torch_core import to_float
-from ..core.loaders import RandomBatches, batch_size, forward_aside, inputs_and_targets, same_autocast
-from ..core.method import MethodCallback, class_ids, class_logits, register_method, sample_losses, unmixed
+from ..core.loaders import RandomBatches, batch_size, inputs_and_targets
+from ..core.modules import forward_aside, same_autocast
+from ..core.method import MethodCallback
+from ..core.sample_loss import class_ids, class_logits, sample_losses, unmixed
+from ..core.registry import register_method
 from ..core.distributed import mean_across, n_processes
 from ..core.hypergradient import VIRTUAL_STEPS, hypergradient
 
@@ -165,7 +168,7 @@ def _require(ok, name, value, remedy):
 
 class LiLAWCallback(MethodCallback):
     "Weigh each sample by its difficulty; the weighting is learnt on validation batches (Moturu et al. 2025, Algorithm 1)"
-    name,recorded = 'lilaw',TERMS
+    name,logged = 'lilaw',TERMS
     def __init__(self,
         alpha:float=10., # Start for easy samples, >= 1: the higher, the more weight for s_y close to max s
         beta:float=2., # Start for hard samples: the lower, the more weight
@@ -208,13 +211,13 @@ class LiLAWCallback(MethodCallback):
         self._skipped = False
         self.state.begin(next(self.model.parameters()).device)
         self._batches = RandomBatches(dl, self.meta_bs or batch_size(self.dls.train), self.seed, start=self.state.n)
-        self.at_exit(self._batches.close)
+        self.on_fit_end(self._batches.close)
         self._next_batch = self._draw()
         if n_processes() > 1 and (self.meta == 'hypergradient' or self.normalise): raise NotImplementedError(
             "LiLAW's meta='hypergradient' and normalise=True look at one process's part of the batch only: use meta='direct', normalise=False in several processes.")
         if self.meta == 'hypergradient':
             self._virtual = VIRTUAL_STEPS[self.meta_of](self.model)
-            self.at_exit(self._virtual.close)
+            self.on_fit_end(self._virtual.close)
 
     def _valid(self):
         loaders = self.dls.loaders
@@ -253,7 +256,7 @@ class LiLAWCallback(MethodCallback):
 
     def after_step(self):
         self._skipped,skipped = False,self._skipped
-        if skipped or not self.active or self.trying: return
+        if skipped or not self.active or self.is_lr_find: return
         self.n_steps += 1
         if self.n_steps % self.meta_every == 0: self.meta_step()
 

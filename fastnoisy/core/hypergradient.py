@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from .loaders import forward_aside, last_linear, model_mode, prediction
+from .modules import forward_aside, last_linear, model_mode, prediction
 
 # %% ../../nbs/core/hypergradient.ipynb #f69ff0ba
 def trained(

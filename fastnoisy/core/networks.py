@@ -14,8 +14,8 @@ from fastcore.foundation import L
 from fastai.callback.training import GradientClip
 from fastai.optimizer import Optimizer, OptimWrapper
 from fastai.torch_core import get_model
-from .loaders import prediction
-from .method import Labels, sample_losses
+from .modules import prediction
+from .sample_loss import Labels, sample_losses
 from .distributed import average_gradients, copy_from_first
 
 # %% ../../nbs/core/networks.ipynb #6757f1f1

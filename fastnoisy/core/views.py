@@ -12,7 +12,8 @@ from fastcore.basics import tuplify
 from fastcore.foundation import L
 from fasttransform import Pipeline, Transform, compose_tfms
 from fastai.torch_core import apply
-from .loaders import OwnRandom, inputs_and_targets, plain_tensors
+from .rng import isolated_rng
+from .loaders import inputs_and_targets, plain_tensors
 
 # %% ../../nbs/core/views.ipynb #cb019195
 class SecondView(Transform):
@@ -32,7 +33,7 @@ class SecondView(Transform):
 
     def __call__(self, b, split_idx=None, **kwargs):
         if split_idx != 1:
-            with OwnRandom(self.seed): self.batch = compose_tfms(apply(lambda o: o.clone() if isinstance(o, Tensor) else o, b), self.tfms, split_idx=split_idx)
+            with isolated_rng(self.seed): self.batch = compose_tfms(apply(lambda o: o.clone() if isinstance(o, Tensor) else o, b), self.tfms, split_idx=split_idx)
         return b
 
     def inputs(self,
@@ -73,5 +74,5 @@ def second_inputs(
 )->tuple: # Inputs as `xb`, or None where nothing is known to leave the meaning alone
     "A second view of inputs that the batch transforms do not change"
     if view is not None:
-        with OwnRandom(seed): return tuplify(view(*xb))
+        with isolated_rng(seed): return tuplify(view(*xb))
     if len(xb) == 1 and xb[0].dim() == 4 and xb[0].is_floating_point(): return (shifted(xb[0], seed),)

@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 from sklearn import metrics as skm
 from torch import nn
 from helpers import by_hand
-from fastnoisy.core.method import Labels
+from fastnoisy.core.sample_loss import Labels
 from fastnoisy.data.digits import small_cnn
 from fastnoisy.analysis.training_dynamics import (SCORES, Score, ScoreState, average_precision, batch_signals,
                                                   detection_table, error_norm, label_probability, last_layer_norms,

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np, pandas as pd, pytest, torch
 from fastai.learner import Learner
 from fastnoisy.benchmark.train import run_one
-from fastnoisy.core.method import METHODS
+from fastnoisy.core.registry import METHODS
 from fastnoisy.data.digits import digits_dls, small_cnn
 from fastnoisy.benchmark.trial import (ARCHS, CELL, DETECTION, RESULTS, _model_maker, cell_dls, cell_options,
                                        clean_dls, grid_cells, noise_rates, train_cell)

@@ -9,7 +9,7 @@ from fastai.callback.schedule import lr_find
 from fastai.callback.training import GradientAccumulation
 from fastnoisy.all import METHODS, LiLAWCallback, digits_dls, run_one, small_cnn
 from fastnoisy.callback.also import ALSOCallback, ALSOWeights, also_update
-from fastnoisy.core.method import Method
+from fastnoisy.core.registry import Method
 from fastnoisy.callback.also_optimizer import ALSOAdam, also_adam
 from helpers import blob_dls, blobs, fitted_blobs as fitted, run_in_parts, weights_of
 from helpers import Spy, Stop

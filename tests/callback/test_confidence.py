@@ -23,7 +23,8 @@ from fastnoisy.callback.confidence import TwoModelConfidenceCallback
 from fastnoisy.callback.dynamics import DynamicsCallback
 from fastnoisy.callback.label_confidence import (confidence_weights, corrected_labels, js_divergence,
                                                  label_confidence, moving_average, parameter_distance)
-from fastnoisy.core.method import METHODS, Labels, sample_losses
+from fastnoisy.core.registry import METHODS
+from fastnoisy.core.sample_loss import Labels, sample_losses
 from fastnoisy.data.digits import digits_dls, small_cnn
 from fastnoisy.losses import GCELoss, GJSLoss, JSLoss, MAELoss, SCELoss, gce_loss
 from fastnoisy.core.networks import soft_losses

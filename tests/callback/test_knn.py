@@ -16,7 +16,7 @@ from fastnoisy.callback.dynamics import DynamicsCallback
 from fastnoisy.callback.knn import (KNNCorrectionCallback, corrections, kept_only, limited, plurality,
                                     suspicion_of_also, suspicion_of_bmm, suspicion_of_losses)
 from fastnoisy.callback.lilaw import LiLAWCallback
-from fastnoisy.core.method import METHODS
+from fastnoisy.core.registry import METHODS
 from fastnoisy.data.digits import digits_dls, small_cnn
 from fastnoisy.analysis.mixture import BetaMixture
 from fastnoisy.analysis.neighbors import embed, knn_vote

@@ -15,7 +15,7 @@ from fastai.callback.training import GradientAccumulation
 from fastai.losses import FocalLossFlat
 from fastnoisy.callback.lilaw import (TERMS, LiLAWCallback, LiLAWState, difficulty, in_order, lilaw_gradient,
                                       lilaw_terms, plot_weights, terms_at)
-from fastnoisy.core.method import METHODS
+from fastnoisy.core.registry import METHODS
 from helpers import blob_dls, blob_learner, blobs, fitted_blobs, run_in_parts, weights_of
 from helpers import AutocastCPU, Relabel, Stop, Weigh, image_learner
 

@@ -9,8 +9,10 @@ from fastai.data.core import Datasets, TfmdDL
 from fastai.data.load import SkipItemException
 from fastai.tabular.all import TabularDataLoaders
 import pandas as pd
-from fastnoisy.core.loaders import (OwnRandom, RandomBatches, forward_aside, last_linear, model_mode, run_in_order,
-                                    same_autocast, shuffled)
+from fastnoisy.core.rng import isolated_rng
+from fastnoisy.core.loaders import RandomBatches, shuffled
+from fastnoisy.core.modules import forward_aside, last_linear, model_mode, same_autocast
+from fastnoisy.core.predict import run_in_order
 from fastnoisy.data.arrays import array_dls
 from helpers import small_model
 
@@ -20,7 +22,7 @@ def test_own_random_is_apart_and_goes_on():
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     expected = [draws() for _ in range(2)]
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    own = OwnRandom(5)
+    own = isolated_rng(5)
     a = draws()
     with own: x = draws()
     b = draws()
@@ -31,7 +33,7 @@ def test_own_random_is_apart_and_goes_on():
 
 def test_own_random_is_put_back_after_an_error():
     state = random.getstate()
-    with pytest.raises(RuntimeError), OwnRandom(0):
+    with pytest.raises(RuntimeError), isolated_rng(0):
         draws()
         raise RuntimeError
     assert random.getstate() == state
@@ -136,7 +138,7 @@ def in_order(dl):
     return torch.cat(ids), torch.cat(xs)
 
 def draws_ahead():
-    with OwnRandom(0): pass
+    with isolated_rng(0): pass
     state = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     return state
 

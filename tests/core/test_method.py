@@ -12,8 +12,9 @@ from fastai.callback.schedule import fit_one_cycle, lr_find, fine_tune
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.interpret import ClassificationInterpretation
 from fastai.losses import FocalLossFlat
-from fastnoisy.core.method import (METHODS, Labels, MethodCallback, SampleCallback, can_unreduce, register_method,
-                                   sample_losses, weighted_loss)
+from fastnoisy.core.registry import METHODS, register_method
+from fastnoisy.core.sample_loss import Labels, can_unreduce, sample_losses, weighted_loss
+from fastnoisy.core.method import MethodCallback, SampleCallback
 from helpers import AutocastCPU, Relabel, Spy, Stop, Weigh, image_learner, snapshot
 from helpers import blob_dls, blob_learner, blobs, fitted_blobs, small_model, weights_of
 
@@ -294,8 +295,8 @@ def test_exits_run_in_reverse_order_and_always():
     class Exits(MethodCallback):
         name = 'exits'
         def begin_fit(self):
-            self.at_exit(done.append, 'first')
-            self.at_exit(done.append, 'second')
+            self.on_fit_end(done.append, 'first')
+            self.on_fit_end(done.append, 'second')
     with pytest.raises(KeyboardInterrupt): blob_learner(Exits()).fit(1, cbs=Stop('after_loss', KeyboardInterrupt))
     assert done == ['second', 'first']
 
@@ -346,7 +347,7 @@ def test_callback_class_without_brackets():
 
 class Counts(MethodCallback):
     "Remembers something, and shows it"
-    name,recorded = 'counts',('n_seen',)
+    name,logged = 'counts',('n_seen',)
     n_seen = 0
     def after_batch(self): self.n_seen += len(self.sample_ids)
     def state_dict(self): return dict(n_seen=self.n_seen, ids=self.sample_ids.cpu() if hasattr(self.learn, 'sample_ids') else torch.zeros(1))

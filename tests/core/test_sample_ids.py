@@ -4,7 +4,7 @@ from torch.utils.data import DataLoader as TorchDataLoader, Dataset, IterableDat
 from fastai.callback.data import PartialDL, WeightedDL
 from fastai.data.load import DataLoader, SkipItemException
 from fastai.data.core import TfmdDL
-from fastnoisy.core.sample_ids import check_indexed, tagged
+from fastnoisy.core.sample_ids import check_indexed, with_sample_ids
 
 class Numbered(Dataset):
     "Item i is (i, i % 3)"
@@ -16,7 +16,7 @@ class Numbered(Dataset):
 
 def seen(dl):
     "Ids of two epochs, each batch compared with what is in it"
-    t,all_ids = tagged(dl),[]
+    t,all_ids = with_sample_ids(dl),[]
     for _ in range(2):
         for x,_ in t:
             assert t.sample_ids.dtype == torch.int64 and t.sample_ids.tolist() == x[:,0].tolist()
@@ -57,7 +57,7 @@ def test_torch_loader_persistent_workers():
     assert sum(len(x) for x,_ in dl) == 50 # and the loader goes on by itself afterwards
 
 def test_torch_loader_left_early():
-    t = tagged(TorchDataLoader(Numbered(), batch_size=8, shuffle=True, num_workers=2))
+    t = with_sample_ids(TorchDataLoader(Numbered(), batch_size=8, shuffle=True, num_workers=2))
     next(iter(t))
     for x,_ in t: assert t.sample_ids.tolist() == x[:,0].tolist()
 
@@ -68,7 +68,7 @@ def test_torch_loader_after_an_error():
             if self.broken and i == 20: raise OSError
             return super().__getitem__(i)
     data = Breaks()
-    t = tagged(TorchDataLoader(data, batch_size=8))
+    t = with_sample_ids(TorchDataLoader(data, batch_size=8))
     with pytest.raises(OSError): list(t)
     data.broken = False
     for x,_ in t: assert t.sample_ids.tolist() == x[:,0].tolist()
@@ -79,15 +79,15 @@ def test_batch_transforms_of_the_other_split_are_left_out():
         split_idx = 0
     add = lambda x: x + 1000
     dl = TfmdDL(Split(), bs=8, num_workers=0, after_batch=[Transform(add, split_idx=1)])
-    for x,_ in tagged(dl): assert x.max() < 1000
+    for x,_ in with_sample_ids(dl): assert x.max() < 1000
     Split.split_idx = 1
-    for x,_ in tagged(dl): assert x.min() >= 1000
+    for x,_ in with_sample_ids(dl): assert x.min() >= 1000
 
 @pytest.mark.parametrize('kind', [TfmdDL, TorchDataLoader])
 def test_the_loader_is_left_alone(kind):
     dl = kind(Numbered(), **({'batch_size': 8} if kind is TorchDataLoader else {'bs': 8}), shuffle=True, num_workers=0)
     before,klass = dict(vars(dl)),type(dl)
-    t = tagged(dl)
+    t = with_sample_ids(dl)
     list(t)
     assert type(dl) is klass and isinstance(t, klass) and len(t) == len(dl)
     assert {k for k in vars(dl)} - set(before) <= {'_DataLoader__idxs', '_IterableDataset_len_called'}
@@ -101,12 +101,12 @@ def test_same_order_as_without():
         torch.manual_seed(0)
         dl = TfmdDL(Numbered(), bs=8, shuffle=True, num_workers=0)
         dl.rng.seed(1)
-        return [x[:,0].tolist() for _ in range(3) for x,_ in (tagged(dl) if tag else dl)], torch.rand(1)
+        return [x[:,0].tolist() for _ in range(3) for x,_ in (with_sample_ids(dl) if tag else dl)], torch.rand(1)
     assert order(True) == order(False)
 
 def test_new_and_one_batch_belong_to_the_loader():
     dl = TfmdDL(Numbered(), bs=8, num_workers=0)
-    t = tagged(dl)
+    t = with_sample_ids(dl)
     assert type(t.new(shuffle=False)) is TfmdDL and t.after_batch.fs == dl.after_batch.fs
     assert t.one_batch()[0].shape == (8, 1)
 
@@ -114,7 +114,7 @@ def test_batch_transform_sees_the_batch_only():
     dl = TfmdDL(Numbered(), bs=8, num_workers=0, after_batch=lambda b: b)
     seen_types = []
     dl.after_batch = lambda b: seen_types.append(tuple(type(o) for o in b)) or b
-    list(tagged(dl))
+    list(with_sample_ids(dl))
     assert set(seen_types) == {(torch.Tensor, torch.Tensor)}
 
 @pytest.mark.parametrize('rank', [0, 1])
@@ -123,7 +123,7 @@ def test_distributed_loader(rank, monkeypatch):
     from fastai.distributed import DistributedDL
     monkeypatch.setattr(DistributedDL, '_broadcast', lambda self, t, rank: list(t)) # one process plays both ranks
     dl = DistributedDL(TfmdDL(Numbered(51), bs=8, num_workers=0), rank=rank, world_size=2)
-    t = tagged(dl)
+    t = with_sample_ids(dl)
     again = [i for _ in t for i,twice in zip(t.sample_ids.tolist(), t.again.tolist()) if twice]
     assert again == ([] if rank == 0 else [0])
     ids = sum(seen(dl), [])
@@ -133,7 +133,7 @@ def test_tabular():
     from fastai.tabular.all import CategoryBlock, TabularDataLoaders, FillMissing, Normalize
     df = pd.DataFrame({'pos': np.arange(60.), 'y': np.arange(60) % 2})
     dls = TabularDataLoaders.from_df(df, procs=[], cont_names=['pos'], y_names='y', y_block=CategoryBlock, valid_idx=range(40, 60), bs=16)
-    t = tagged(dls.train)
+    t = with_sample_ids(dls.train)
     n = 0
     for _,cont,_ in t:
         assert t.sample_ids.tolist() == cont[:,0].long().tolist() # the first 40 rows train, in their order
@@ -146,14 +146,14 @@ def test_tsai(kwargs):
     x = np.arange(60, dtype=np.float32)[:,None,None].repeat(5, 2)
     splits = list(range(40)), list(range(40, 60))
     dls = get_ts_dls(x, y=np.arange(60) % 2, splits=splits, bs=16, **kwargs)
-    t = tagged(dls.train)
+    t = with_sample_ids(dls.train)
     for x,_ in t: assert t.sample_ids.tolist() == x[:,0,0].long().tolist() and t.sample_ids.dtype == torch.int64
 
 @pytest.mark.parametrize('num_workers', [0, 2])
 def test_again_survives_workers_and_skipped_items(num_workers, monkeypatch):
     from fastai.distributed import DistributedDL
     monkeypatch.setattr(DistributedDL, '_broadcast', lambda self, t, rank: list(t))
-    t = tagged(DistributedDL(TfmdDL(Numbered(51, skip=[30]), bs=8, num_workers=num_workers), rank=1, world_size=2))
+    t = with_sample_ids(DistributedDL(TfmdDL(Numbered(51, skip=[30]), bs=8, num_workers=num_workers), rank=1, world_size=2))
     got = [(i, twice) for x,_ in t for i,twice,value in zip(t.sample_ids.tolist(), t.again.tolist(), x[:,0].tolist()) if i == value]
     assert sorted(got) == [(0, True)] + [(i, False) for i in range(26, 51) if i != 30]
 
@@ -164,14 +164,14 @@ def test_tsai_in_several_processes(sort, monkeypatch):
     monkeypatch.setattr(DistributedDL, '_broadcast', lambda self, t, rank: [int(o) for o in t])
     x = np.arange(60, dtype=np.float32)[:,None,None].repeat(5, 2)
     dls = get_ts_dls(x, y=np.arange(60) % 2, splits=(list(range(41)), list(range(41, 60))), bs=7, sort=sort, drop_last=False)
-    t = tagged(DistributedDL(dls.train, rank=1, world_size=2))
+    t = with_sample_ids(DistributedDL(dls.train, rank=1, world_size=2))
     n = 0
     for x,_ in t:
         assert t.sample_ids.tolist() == x[:,0,0].long().tolist()
         n += t.again.sum().item()
     assert n == 1
     sliced = get_ts_dls(x.numpy(), y=np.arange(len(x)) % 2, splits=(list(range(len(x)-2)), [len(x)-1]), bs=4, shuffle_train=False)
-    with pytest.raises(TypeError, match='divided among processes: use shuffle=True'): tagged(DistributedDL(sliced.train, rank=1, world_size=2))
+    with pytest.raises(TypeError, match='divided among processes: use shuffle=True'): with_sample_ids(DistributedDL(sliced.train, rank=1, world_size=2))
 
 KEEP = np.arange(50) % 3 > 0 # 33 samples
 
@@ -181,7 +181,7 @@ KEEP = np.arange(50) % 3 > 0 # 33 samples
 @pytest.mark.parametrize('kind', [DataLoader, TfmdDL, TorchDataLoader])
 def test_samples_left_out(kind, shuffle, drop_last, num_workers):
     dl = kind(Numbered(), 9, shuffle=shuffle, drop_last=drop_last, num_workers=num_workers)
-    t = tagged(dl, KEEP)
+    t = with_sample_ids(dl, KEEP)
     batches = []
     for x,_ in t:
         assert t.sample_ids.tolist() == x[:,0].tolist()
@@ -197,7 +197,7 @@ def test_the_others_keep_their_order(kind):
     def two_epochs(keep):
         dl = kind(Numbered(), bs=5, shuffle=True)
         dl.rng.seed(1)
-        return [x[:,0].tolist() for _ in range(2) for x,_ in tagged(dl, keep)]
+        return [x[:,0].tolist() for _ in range(2) for x,_ in with_sample_ids(dl, keep)]
     every = sum(two_epochs(None), [])
     assert sum(two_epochs(KEEP), []) == [i for i in every if KEEP[i]]
 
@@ -206,25 +206,25 @@ def test_left_out_samples_are_not_read():
         def __getitem__(self, i):
             assert KEEP[i]
             return super().__getitem__(i)
-    for kind in (DataLoader, TorchDataLoader): assert sum(len(x) for x,_ in tagged(kind(Precious(), 9, shuffle=True), KEEP)) == 33
+    for kind in (DataLoader, TorchDataLoader): assert sum(len(x) for x,_ in with_sample_ids(kind(Precious(), 9, shuffle=True), KEEP)) == 33
 
 @pytest.mark.parametrize('kind', [DataLoader, TorchDataLoader])
 def test_no_batch_of_one_is_made(kind):
     "33 samples: the one that would be alone stays out, unless all are alone"
     for bs,sizes in ((8, [8]*4), (9, [9, 9, 9, 6]), (1, [1]*33)):
-        t = tagged(kind(Numbered(), bs, shuffle=True), KEEP)
+        t = with_sample_ids(kind(Numbered(), bs, shuffle=True), KEEP)
         assert [len(x) for x,_ in t] == sizes and len(t) == len(sizes)
-    assert [len(x) for x,_ in tagged(kind(Numbered(), 8), np.arange(50) == 7)] == [1]
+    assert [len(x) for x,_ in with_sample_ids(kind(Numbered(), 8), np.arange(50) == 7)] == [1]
 
 def test_left_out_with_a_batch_sampler():
     dl = TorchDataLoader(Numbered(), batch_sampler=[[0, 3], [1, 2, 3], [4, 6, 8]])
-    assert [x[:,0].tolist() for x,_ in tagged(dl, KEEP)] == [[1, 2], [4, 8]] and len(tagged(dl, KEEP)) == 2
+    assert [x[:,0].tolist() for x,_ in with_sample_ids(dl, KEEP)] == [[1, 2], [4, 8]] and len(with_sample_ids(dl, KEEP)) == 2
 
 def test_left_out_of_weighted_and_partial():
-    t = tagged(WeightedDL(Numbered(), bs=8, wgts=[0.]*40 + [1.]*10, shuffle=True), KEEP)
+    t = with_sample_ids(WeightedDL(Numbered(), bs=8, wgts=[0.]*40 + [1.]*10, shuffle=True), KEEP)
     ids = torch.cat([t.sample_ids for _ in t])
     assert KEEP[ids].all() and set(ids.tolist()) <= set(range(40, 50)) and len(t) == -(-len(ids)//8)
-    t = tagged(PartialDL(Numbered(), bs=8, partial_n=20, shuffle=True), KEEP)
+    t = with_sample_ids(PartialDL(Numbered(), bs=8, partial_n=20, shuffle=True), KEEP)
     assert KEEP[torch.cat([t.sample_ids for _ in t])].all()
 
 @pytest.mark.parametrize('kwargs', [dict(), dict(partial_n=30), dict(sort=True), dict(shuffle_train=False)])
@@ -233,9 +233,9 @@ def test_left_out_of_tsai(kwargs):
     x = np.arange(60, dtype=np.float32)[:,None,None].repeat(5, 2)
     dls = get_ts_dls(x, y=np.arange(60) % 2, splits=(list(range(40)), list(range(40, 60))), bs=8, **kwargs)
     if kwargs == dict(shuffle_train=False):
-        with pytest.raises(TypeError, match='shuffle=True'): tagged(dls.train, KEEP[:40])
+        with pytest.raises(TypeError, match='shuffle=True'): with_sample_ids(dls.train, KEEP[:40])
         return
-    t,n = tagged(dls.train, KEEP[:40]),0
+    t,n = with_sample_ids(dls.train, KEEP[:40]),0
     for x,_ in t:
         assert t.sample_ids.tolist() == x[:,0,0].long().tolist() and KEEP[t.sample_ids].all()
         n += 1
@@ -256,4 +256,4 @@ class Stream(IterableDataset):
 ])
 def test_what_has_no_positions(dl, why):
     with pytest.raises(TypeError, match=why): check_indexed(dl)
-    with pytest.raises(TypeError, match='DataBlock'): tagged(dl)
+    with pytest.raises(TypeError, match='DataBlock'): with_sample_ids(dl)

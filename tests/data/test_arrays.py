@@ -25,7 +25,7 @@ from torch import nn
 
 from fastnoisy.data.arrays import (ArrayDataLoaders, ArrayDL, ArrayItem, ArrayItems, array_dls, check_images,
                                    resize_arrays)
-from fastnoisy.core.sample_ids import tagged
+from fastnoisy.core.sample_ids import with_sample_ids
 from fastnoisy.noise.label_noise import NoiseModel, SymmetricNoise
 
 GREY, RGB = (12, 10), (12, 10, 3)
@@ -81,7 +81,7 @@ def test_batches_equal_those_of_an_image_block(shape, rgb, item_tfms):
 def test_positions(num_workers, shuffle, drop_last):
     images, labels = numbered()
     dls = array_dls((images, labels), (images, labels), bs=16, num_workers=num_workers, device='cpu')
-    dl = tagged(dls.train.new(shuffle=shuffle, drop_last=drop_last))
+    dl = with_sample_ids(dls.train.new(shuffle=shuffle, drop_last=drop_last))
     for _ in range(2):
         seen = []
         for x, y in dl:
@@ -100,7 +100,7 @@ class WeightedArrayDL(WeightedDL, ArrayDL): pass
                                                 (PartialDL, dict(partial_n=20), None)])
 def test_other_loaders_over_the_same_items(cls, kwargs, whole):
     dls = array_dls(numbered(), numbered(), bs=5, device='cpu')
-    dl = tagged(dls.train.new(cls=cls, **kwargs))
+    dl = with_sample_ids(dls.train.new(cls=cls, **kwargs))
     batches = [(x, y, dl.sample_ids) for x, y in dl]
     ids = torch.cat([i for *_, i in batches])
     assert ids.equal(torch.cat([(x[:, 0, 0, 0]*255).round().long() for x, *_ in batches]))
@@ -142,7 +142,7 @@ def test_skipped_items():
             if x == 2: raise SkipItemException
             return x
     dls = array_dls(numbered(), numbered(), bs=8, item_tfms=NotThree(), device='cpu')
-    dl = tagged(dls.train.new(drop_last=False))
+    dl = with_sample_ids(dls.train.new(drop_last=False))
     for x, y in dl: assert (y < 2).all() and dl.sample_ids.tolist() == (x[:, 0, 0, 0]*255).round().long().tolist()
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from helpers import blob_dls, blobs, small_model
 from fastnoisy.data.arrays import array_dls
 from fastnoisy.data.noisy_dls import ChangedInputs, GivenDataset, GivenTargets, noisy, noisy_inputs, targets_of
-from fastnoisy.core.sample_ids import tagged
+from fastnoisy.core.sample_ids import with_sample_ids
 from fastnoisy.noise.label_noise import SymmetricNoise
 from fastnoisy.noise.human import HumanNoise
 from fastnoisy.noise.input_noise import CovariateShift, CropShift
@@ -75,7 +75,7 @@ KINDS = dict(folders=folders, table=table, fastai=lambda f, workers=0: pairs(Dat
 
 def by_id(dl):
     "Labels seen in one pass, by sample id"
-    dl, seen = tagged(dl), {}
+    dl, seen = with_sample_ids(dl), {}
     for b in dl:
         for i, y in zip(dl.sample_ids.tolist(), b[-1].flatten().tolist()): assert seen.setdefault(i, y) == y
     return seen
@@ -226,7 +226,7 @@ def test_inputs_of_folders(folder, workers):
     images = np.stack([np.asarray(x) for x, _ in clean.train_ds])
     expected = CropShift(.5, 2)(images, 1)
     assert 0 < expected.changed.sum() < len(images) and 'changed_inputs' not in vars(clean)
-    dl = tagged(dls.train)
+    dl = with_sample_ids(dls.train)
     for x, y in dl:
         assert (x.permute(0, 2, 3, 1)*255 - torch.from_numpy(expected.images[dl.sample_ids])).abs().max() < 1e-3
         assert y.tolist() == dls.noise.given[dl.sample_ids].tolist()
