@@ -9,7 +9,7 @@ import resume
 from resume import At, STOP, fit, make_learner
 from several import MORE, make_dls
 from fastnoisy.all import *
-from fastnoisy.core.checkpoint import FORMAT, check_head, file_head, random_state, set_random_state, whole_file
+from fastnoisy.core.checkpoint import FORMAT, check_head, file_head, random_state, saved_state, set_random_state, whole_file
 from fastnoisy.core.registry import METHODS
 from fastnoisy.core.method import MethodCallback
 from helpers import PYTHONPATH, battery, blob_dls, blob_learner, weights_of
@@ -80,7 +80,7 @@ def test_ctrl_c(method, tmp_path, wholes):
 def test_our_part_of_the_file_needs_no_pickle(method, tmp_path, wholes):
     learn = wholes(method)
     path = learn.save('last')
-    state = torch.load(path, weights_only=False)['opt']['fastnoisy']
+    state = saved_state(path, 'fastnoisy')
     assert state['format'] == FORMAT and state['methods'].keys() >= {'dynamics'}
     torch.save(state, tmp_path/'ours.pth')
     assert same(torch.load(tmp_path/'ours.pth', weights_only=True), state)
@@ -170,12 +170,12 @@ def test_other_format(tmp_path):
     learn = saved(tmp_path)
     file = tmp_path/'models/model_1.pth'
     state = torch.load(file, weights_only=False)
-    state['opt']['fastnoisy']['format'] = FORMAT + 1
+    state['opt']['hypers'][0]['fastnoisy']['format'] = FORMAT + 1
     torch.save(state, file)
     with pytest.raises(ValueError, match=f'format {FORMAT+1}, and this version of fastnoisy reads format {FORMAT}'): learn.load('model_1')
-    state['opt']['fastnoisy'] = {'also': {}} # as written by 0.1.0
+    state['opt']['fastnoisy'] = dict(state['opt']['hypers'][0].pop('fastnoisy'), format=1) # as written by version 0.1
     torch.save(state, file)
-    with pytest.raises(ValueError, match='format None'): learn.load('model_1')
+    with pytest.raises(ValueError, match='format 1, and this'): learn.load('model_1')
     learn.load('model_1', with_opt=False)
     learn.fit(1)
 
@@ -225,4 +225,4 @@ def test_save_to_an_open_file_carries_the_methods(learner):
     f = io.BytesIO()
     learn.save(f)
     f.seek(0)
-    assert 'also' in torch.load(f, weights_only=False)['opt']['fastnoisy']['methods']
+    assert 'also' in torch.load(f, weights_only=False)['opt']['hypers'][0]['fastnoisy']['methods']

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'Method', 'register_method', 'Labels', 'can_unreduce', 'class_ids', 'class_logits', 'sample_losses',
-           'unmixed', 'weighted_loss', 'MethodCallback', 'SampleCallback']
+           'unmixed', 'weighted_loss', 'MethodCallback', 'SampleCallback', 'MethodLearner', 'methods_of']
 
 # %% ../../nbs/core/index.ipynb #b6dda36b
 from .registry import METHODS, Method, register_method
 from .sample_loss import (Labels, can_unreduce, class_ids, class_logits, sample_losses, unmixed,
                                         weighted_loss)
 from .method import MethodCallback, SampleCallback
-from .learner import *
+from .learner import MethodLearner, methods_of
 _all_ = ['METHODS', 'Method', 'register_method', 'Labels', 'can_unreduce', 'class_ids', 'class_logits', 'sample_losses', 'unmixed', 'weighted_loss',
-         'MethodCallback', 'SampleCallback']
+         'MethodCallback', 'SampleCallback', 'MethodLearner', 'methods_of']

@@ -182,9 +182,6 @@ def test_cutmix_weights_of_one_are_cutmix():
         return weights_of(learn.model)
     torch.testing.assert_close(run([CutMix(1.)]), run([CutMix(1.), Weigh(torch.ones_like)]), rtol=1e-4, atol=1e-5)
 
-def test_soft_labels_with_mixup_are_refused():
-    with pytest.raises(ValueError, match='MixUp blends hard labels'): fitted([MixUp(.4), Relabel(torch.full((96, 3), 1/3))])
-
 @pytest.mark.parametrize('cb', [lambda: GradientAccumulation(48), lambda: GradientClip(.1), AutocastCPU,
                                 lambda: MixedPrecision('bf16')])
 def test_weights_of_one_change_nothing(cb):
