@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import nn
 from fastai.torch_core import get_model
-from ..analysis.accuracies import accuracy_of, plot_accuracies, training_accuracies
+from ..analysis.metrics import accuracy_of, plot_accuracies, training_accuracies
 from ..core.rng import isolated_rng
 from .label_confidence import (confidence_weights, js_divergence, label_confidence, moving_average,
                                                  parameter_distance)
