@@ -83,7 +83,7 @@ class Calibration:
         return f'temperature {self.temperature:.3f}; expected calibration error on the {self.where} set {errors}'
 
     def plot(self, figsize=(7, 3)):
-        "Share of right predictions by confidence, before and after; on the diagonal they agree, and dark bars stand for many"
+        "Share of right predictions by confidence, before and after; on the diagonal they agree, dark bars are many"
         fig,axs = plt.subplots(1, 2, figsize=figsize, sharey=True, layout='constrained')
         for ax,title in zip(axs, ('before', 'after')):
             table,error = getattr(self, title),getattr(self, f'ece_{title}')
@@ -93,6 +93,7 @@ class Calibration:
         axs[0].set_ylabel('share that is right')
         return fig
 
+# %% ../../nbs/analysis/calibration.ipynb #b5031480
 def calibrate(
     learn:Learner, # Trained; its loss has an `activation` that is a softmax, such as fastai's cross-entropy
     fit_dl=None, # Labelled loader to fit the temperature on; default `dls.valid`
@@ -103,7 +104,8 @@ def calibrate(
     "Fit a temperature on validation data and let `learn` divide its logits by it wherever it gives probabilities"
     loss_func = learn.loss_func
     if not callable(getattr(loss_func, 'activation', None)): raise ValueError(
-        f'loss_func {loss_func} has no `activation` for fastai to make probabilities with: use CrossEntropyLossFlat() or a loss of fastnoisy.losses.')
+        f'loss_func {loss_func} has no `activation` for fastai to make probabilities with: '
+        'use CrossEntropyLossFlat() or a loss of fastnoisy.losses.')
     activation = getattr(loss_func.activation, 'activation', loss_func.activation) # a second temperature replaces the first
     fit_dl = learn.dls.valid if fit_dl is None else fit_dl
     if test_dl is None and len(learn.dls.loaders) > 2: test_dl = learn.dls[2]
@@ -113,9 +115,10 @@ def calibrate(
     before,after = (activation(o).as_subclass(Tensor) for o in (logits, logits/temperature))
     learn.loss_func = copy(loss_func)
     learn.loss_func.activation = TemperedActivation(activation, temperature)
-    tables,errors = ([f(o, targets, n_bins) for o in (before, after)] for f in (reliability, ece))
+    def both(f): return [f(o, targets, n_bins) for o in (before, after)]
     where = 'validation' if test_dl is None else 'test'
-    return Calibration(temperature, where, *tables, *errors, lambda: setattr(learn, 'loss_func', loss_func))
+    def undo(): learn.loss_func = loss_func
+    return Calibration(temperature, where, *both(reliability), *both(ece), undo)
 
 def _logits(learn, dl):
     "Logits and class ids of a loader"

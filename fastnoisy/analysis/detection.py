@@ -34,7 +34,8 @@ def _truth_and_suspicion(quality, is_noisy):
     known = ~np.isnan(quality)
     is_noisy = is_noisy[known].astype(bool)
     if is_noisy.all() or not is_noisy.any(): raise ValueError(
-        f'is_noisy has {is_noisy.sum()} wrong labels among the {len(is_noisy)} samples with a score: both wrong and right ones are needed.')
+        f'is_noisy has {is_noisy.sum()} wrong labels among the {len(is_noisy)} samples with a score: '
+        'both wrong and right ones are needed.')
     return is_noisy, -quality[known]
 
 def roc_auc(
@@ -73,9 +74,11 @@ def detection_table(
     if threshold is None: threshold = is_noisy.mean()
     def row(quality):
         if quality.isna().all(): return [np.nan]*5
-        return [roc_auc(quality, is_noisy), average_precision(quality, is_noisy), *precision_recall_f1(quality, is_noisy, threshold)]
+        ranking = roc_auc(quality, is_noisy), average_precision(quality, is_noisy)
+        return [*ranking, *precision_recall_f1(quality, is_noisy, threshold)]
     rows = {o.removesuffix('_quality'): row(frame[o]) for o in frame if o.endswith('_quality')}
-    table = pd.DataFrame.from_dict(rows, orient='index', columns=['auc', 'average_precision', 'precision', 'recall', 'f1'])
+    columns = ['auc', 'average_precision', 'precision', 'recall', 'f1']
+    table = pd.DataFrame.from_dict(rows, orient='index', columns=columns)
     return table.rename_axis('score').sort_values('auc', ascending=False, kind='stable')
 
 # %% ../../nbs/analysis/detection.ipynb #8c035c9f
@@ -112,9 +115,11 @@ def ask(
     if res is None: return None
     res = np.asarray(res)
     if res.shape != (n,): raise ValueError(
-        f'{method.name}.{question}() gave shape {res.shape}, but there are {n} training samples: was the method trained on another data set?')
+        f'{method.name}.{question}() gave shape {res.shape}, but there are {n} training samples: '
+        'was the method trained on another data set?')
     return res
 
+# %% ../../nbs/analysis/detection.ipynb #03c6abaf
 def _suspicion_of(method, n):
     "1 - label quality, .5 where it is unknown; None where the method has nothing to say"
     quality = ask(method, 'label_quality', n)
@@ -128,7 +133,7 @@ def _signals_of(method, n):
 def signals(
     learn, # A trained `Learner`
 )->dict: # Name of the signal -> (N,), high = suspicious
-    "All that the methods of a Learner say about the labels of its training samples; the losses of the model where none speaks"
+    "All that the methods say about the labels of the training samples; the model's losses where none speaks"
     n = len(learn.dls.train.dataset)
     res = {k: v for m in label_methods(learn) for k,v in _signals_of(m, n).items()}
     return res or dict(loss=predict(learn).losses.numpy())
@@ -136,7 +141,7 @@ def signals(
 def suspicion(
     learn, # A trained `Learner`
 )->np.ndarray: # (N,), high = suspicious
-    "One number per training sample: 1 - label quality of the method with the best claim, or the loss of the model as it is now"
+    "One number per training sample: 1 - label quality by the method with the best claim, or the model's loss"
     n = len(learn.dls.train.dataset)
     for method in by_priority(label_methods(learn)):
         values = _suspicion_of(method, n)
@@ -164,8 +169,8 @@ class Detection(Callback):
         wrong = wrong_samples(self.dls)
         if self.epoch + 1 not in self.epochs or wrong is None: return
         for name,o in signals(self.learn).items():
-            scores = dict(auc=float(roc_auc_score(wrong, o)), average_precision=float(average_precision_score(wrong, o)))
-            self.rows.append(dict(epoch=self.epoch + 1, signal=name, **scores))
+            auc,precision = float(roc_auc_score(wrong, o)),float(average_precision_score(wrong, o))
+            self.rows.append(dict(epoch=self.epoch + 1, signal=name, auc=auc, average_precision=precision))
 
 def n_found(
     learn, # A trained `Learner` with `dls.noise`

@@ -53,9 +53,11 @@ def prediction_scores(
 )->dict: # The scores of the table above
     "How good the predictions are"
     probs,pred = logits.softmax(1),logits.argmax(1)
-    in_top5 = (logits.topk(5).indices == targets[:,None]).any(1) if logits.shape[1] > 5 else torch.full(pred.shape, float('nan'))
-    return dict(accuracy=(pred == targets).double().mean().item(), top5=in_top5.double().mean().item(),
-                balanced=float(balanced_accuracy_score(targets, pred)), f1=float(f1_score(targets, pred, average='macro')),
+    top5 = float('nan')
+    if logits.shape[1] > 5: top5 = (logits.topk(5).indices == targets[:,None]).any(1).double().mean().item()
+    return dict(accuracy=(pred == targets).double().mean().item(), top5=top5,
+                balanced=float(balanced_accuracy_score(targets, pred)),
+                f1=float(f1_score(targets, pred, average='macro')),
                 auroc=macro_auroc(probs, targets), ece=ece(probs, targets),
                 temperature=temperature, ece_scaled=ece((logits/temperature).softmax(1), targets))
 
@@ -64,7 +66,8 @@ def model_scores(
 )->dict: # As from `prediction_scores`
     "The scores of the model as it is now, with the temperature that the validation set asks for"
     test,valid = (predict(learn, dl) for dl in (learn.dls.test, learn.dls.valid))
-    return prediction_scores(test.logits, class_ids(test.targets), fit_temperature(valid.logits, class_ids(valid.targets)))
+    temperature = fit_temperature(valid.logits, class_ids(valid.targets))
+    return prediction_scores(test.logits, class_ids(test.targets), temperature)
 
 # %% ../../nbs/analysis/metrics.ipynb #b1f061ba
 def training_accuracies(
@@ -86,7 +89,8 @@ def plot_accuracies(
     fig,axs = plt.subplots(1, len(parts), figsize=figsize, layout='constrained')
     for ax,part in zip(axs, parts):
         for name,style in (('model', '-'), ('robust', '--')):
-            if f'{name}_{part}' in history: ax.plot(range(1, len(history)+1), history[f'{name}_{part}'], style, label=name)
+            values = history.get(f'{name}_{part}')
+            if values is not None: ax.plot(range(1, len(history)+1), values, style, label=name)
         ax.set(title=part.replace('_', ' '), xlabel='epoch')
     axs[0].legend()
     axs[0].set_ylabel('accuracy')

@@ -24,13 +24,14 @@ def _of_all(rows, ids, n):
 def embed(
     learn, # A `Learner`, within a fit or not
     dl=None, # Any fastai or PyTorch `DataLoader` over an indexed data set; default that of the training set, without augmentation
-    # A module, or its dotted name ("body.pool"): its output, all values of a sample in one row. Default the input of the layer that makes the prediction
-    layer=None,
+    # A module, or its dotted name ("body.pool"): its output, all values of a sample in one row.
+    layer=None, # Default the input of the layer that makes the prediction
     with_loss:bool=False, # Labels and losses too?
 ): # (N, F) float32 on the CPU, row = sample id; with `with_loss` also class ids (N,), -1 = not read, and losses (N,)
     "The features of each sample by `predict`, in the order of the data set; training does not notice"
     p = predict(learn, dl, features=True if layer is None else layer)
-    if p.features is None: raise ValueError('There is nothing to embed: the data set is empty, or none of its samples can be read.')
+    if p.features is None:
+        raise ValueError('There is nothing to embed: the data set is empty, or none of its samples can be read.')
     n = len((learn.dls.train if dl is None else dl).dataset)
     parts = (p.features, class_ids(p.targets), p.losses) if with_loss else (p.features,)
     res = tuple(_of_all(o, p.ids, n) for o in parts)
@@ -46,7 +47,8 @@ def rows_at_once(
 )->int: # >= 1
     "How many rows of a table with `n` columns fit in `memory`; a `ValueError` where not even one does"
     rows = int(memory*2**20 // (n*size))
-    if rows < 1: raise ValueError(f'memory={memory} MB: one row of the similarities of {n} samples takes {n*size/2**20:.1f} MB. Give more.')
+    if rows < 1: raise ValueError(
+        f'memory={memory} MB: one row of the similarities of {n} samples takes {n*size/2**20:.1f} MB. Give more.')
     return rows
 
 class _Exact:
@@ -67,7 +69,8 @@ class _Faiss:
     rows,n_probed = 2**13,32
     def __init__(self, base, metric, memory):
         try: import faiss
-        except ImportError: raise ImportError("index='faiss' needs faiss: `pip install fastnoisy[faiss]` or `pip install faiss-cpu`.") from None
+        except ImportError: raise ImportError(
+            "index='faiss' needs faiss: `pip install fastnoisy[faiss]` or `pip install faiss-cpu`.") from None
         n,d = base.shape
         kind = faiss.METRIC_L2 if metric == 'l2' else faiss.METRIC_INNER_PRODUCT
         self.device,data = base.device,base.float().cpu().numpy()
@@ -77,7 +80,8 @@ class _Faiss:
         self.index.nprobe = self.n_probed
 
     def search(self, queries, k, own):
-        ids = torch.from_numpy(self.index.search(queries.float().cpu().numpy(), k + (own is not None))[1]).to(self.device)
+        _,found = self.index.search(queries.float().cpu().numpy(), k + (own is not None))
+        ids = torch.from_numpy(found).to(self.device)
         if own is None: return ids
         last = (ids == own[:,None]).int().argsort(dim=1, stable=True) # itself comes last
         return ids.gather(1, last)[:,:k]
@@ -86,13 +90,16 @@ INDEXES = dict(exact=_Exact, faiss=_Faiss)
 
 # %% ../../nbs/analysis/neighbors.ipynb #9a0b4723
 def _checked(features, k, metric, exclude_self, queries, index):
-    if features.dim() != 2: raise ValueError(f'features: shape {tuple(features.shape)}; give one row per sample, (N, F).')
+    if features.dim() != 2:
+        raise ValueError(f'features: shape {tuple(features.shape)}; give one row per sample, (N, F).')
     for name,v in (('features', features), ('queries', queries)):
-        if v is not None and not v.isfinite().all(): raise ValueError(f'{name}: some are NaN or infinite. Leave out the samples that could not be read.')
+        if v is not None and not v.isfinite().all():
+            raise ValueError(f'{name}: some are NaN or infinite. Leave out the samples that could not be read.')
     if metric not in METRICS: raise ValueError(f"metric={metric!r}: give 'cosine' or 'l2'.")
     if index not in INDEXES: raise ValueError(f"index={index!r}: give 'exact' or 'faiss'.")
     others = len(features) - exclude_self
-    if not 1 <= k <= others: raise ValueError(f'k={k}: there are {others} samples to choose neighbours from; give 1 <= k <= {others}.')
+    if not 1 <= k <= others: raise ValueError(
+        f'k={k}: there are {others} samples to choose neighbours from; give 1 <= k <= {others}.')
 
 def neighbor_chunks(
     features:Tensor, # (N, F)
@@ -108,8 +115,10 @@ def neighbor_chunks(
     exclude_self = exclude_self and queries is None
     _checked(features, k, metric, exclude_self, queries, index)
     def prepared(x):
-        x = x.detach().to(device or features.device, torch.float64 if features.dtype == torch.float64 else torch.float32)
-        return F.normalize(x, dim=1) if metric == 'cosine' else x - features.mean(0).to(x) # distances to a near origin are more precise
+        dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+        x = x.detach().to(device or features.device, dtype)
+        if metric == 'cosine': return F.normalize(x, dim=1)
+        return x - features.mean(0).to(x) # distances to a near origin are more precise
     base = prepared(features)
     queries = base if queries is None else prepared(queries)
     found = INDEXES[index](base, metric, memory)
@@ -146,11 +155,14 @@ def knn_vote(
     "Share of each class among the k nearest neighbours of each sample"
     labels = torch.as_tensor(labels)
     for name,v in (('labels', labels), ('weights', weights)):
-        if v is not None and v.shape != features.shape[:1]: raise ValueError(f'{name}: shape {tuple(v.shape)} for {len(features)} samples; give one for each.')
-    if weights is not None and not (weights >= 0).all(): raise ValueError('weights: give numbers >= 0, none of them NaN.')
+        if v is not None and v.shape != features.shape[:1]:
+            raise ValueError(f'{name}: shape {tuple(v.shape)} for {len(features)} samples; give one for each.')
+    if weights is not None and not (weights >= 0).all():
+        raise ValueError('weights: give numbers >= 0, none of them NaN.')
     if n_classes is None: n_classes = int(labels.max()) + 1
     if not (0 <= labels.min() and labels.max() < n_classes): raise ValueError(
-        f'labels: from {int(labels.min())} to {int(labels.max())}; give class ids from 0 to n_classes - 1 = {n_classes - 1}.')
+        f'labels: from {int(labels.min())} to {int(labels.max())}; '
+        f'give class ids from 0 to n_classes - 1 = {n_classes - 1}.')
     chunks,trust = [],torch.ones(len(labels)) if weights is None else weights
     for _,ids in neighbor_chunks(features, k, **kwargs):
         y,w = labels.to(ids.device)[ids],trust.to(ids.device, torch.float32)[ids]

@@ -86,7 +86,7 @@ def loss_bound(
     times, # Times it could have been, >= `seen`
     variance:float=1e-4, # sigma^2 of the paper, in (0, 1); 0: the mean itself; larger: more patience with samples that were seen less often
 )->Tensor: # (N,)
-    "Lower end of the confidence interval of a sample's loss (CNLCU-S, Xia et al. 2022; default as in the authors' code)"
+    "Lower end of the confidence interval of a sample's loss (CNLCU-S, Xia et al. 2022; default of the authors' code)"
     return mean - variance*(times + variance*np.log(2*times)/times**2)/(seen - variance)
 
 def _variability(s): return (s.mean_square('p') - s.mean('p')**2).clamp(min=0).sqrt()
@@ -99,21 +99,25 @@ for o in [
     Score('running_loss', lambda s: s.mean('loss'), True, sums=('loss',), source='loss over the whole training'),
     Score('confidence',   lambda s: s.mean('p'), False, sums=('p',), source='Dataset Cartography, 2020'),
     Score('variability',  _variability, True, sums=('p',), squares=('p',), source='Dataset Cartography, 2020'),
-    Score('aleatoric',    lambda s: s.mean('p') - s.mean_square('p'), True, sums=('p',), squares=('p',), source='Data-IQ, 2022'),
+    Score('aleatoric',    lambda s: s.mean('p') - s.mean_square('p'), True, sums=('p',), squares=('p',),
+          source='Data-IQ, 2022'),
     Score('aum',          lambda s: s.mean('margin'), False, sums=('margin',), source='AUM, 2020'),
     Score('el2n',         lambda s: s.mean('error_norm'), True, sums=('error_norm',), source='EL2N, 2021'),
     Score('forgetting',   _forgotten, True, sums=('wrong',), last=('wrong',), source='Forgetting, 2019'),
     Score('wrong_events', lambda s: s.total('wrong'), True, sums=('wrong',), source='IDO, 2025'),
     Score('cnlcu',        _cnlcu, True, sums=('soft_loss',), source='CNLCU-S, 2022'),
-    Score('grand',        lambda s: s.mean('last_norm'), True, sums=('last_norm',), cheap=False, source='GraNd of the last layer, 2021'),
+    Score('grand',        lambda s: s.mean('last_norm'), True, sums=('last_norm',), cheap=False,
+          source='GraNd of the last layer, 2021'),
     Score('grand_full',   _full_norm, True, sums=('full_norm', 'full_norm_taken'), cheap=False, source='GraNd, 2021'),
 ]: register_score(o)
 
 # %% ../../nbs/analysis/training_dynamics.ipynb #6b8a28d9
 def _check_scores(names):
     unknown = [o for o in names if o not in SCORES]
-    if unknown or not len(names): raise ValueError(f"scores={list(names)}: unknown {unknown}; choose from {', '.join(SCORES)}.")
+    if unknown or not len(names):
+        raise ValueError(f"scores={list(names)}: unknown {unknown}; choose from {', '.join(SCORES)}.")
 
+# %% ../../nbs/analysis/training_dynamics.ipynb #c2059c1f
 class ScoreState:
     "Sums and last values of the signals, one row per sample id"
     def __init__(self,
@@ -166,7 +170,7 @@ class ScoreState:
     def merge(self,
         other, # `ScoreState` of the same scores and samples, from another process or a later part of the training
     ):
-        "Take what `other` saw. Where both saw a sample, the last values are the other's and a forgetting between the two goes unnoticed"
+        "Take what `other` saw. Of samples that both saw the last values are the other's; forgetting between is lost"
         self._check(other.scores, len(other))
         self.sums += other.sums.to(self.sums)
         self.forgotten += other.forgotten.to(self.forgotten)
@@ -175,14 +179,16 @@ class ScoreState:
 
     def _check(self, scores, n):
         if (self.scores, len(self)) != (scores, n): raise ValueError(
-            f'This state has {len(self)} samples and the scores {self.scores}, the other {n} and {scores}: both must be the same.')
+            f'This state has {len(self)} samples and the scores {self.scores}, the other {n} and {scores}: '
+            'both must be the same.')
 
     def to(self, device):
         "Move to `device`"
         for o in ('sums', 'last', 'forgotten'): setattr(self, o, getattr(self, o).to(device))
 
     def state_dict(self):
-        return dict(scores=self.scores, **{o: getattr(self, o).to('cpu', copy=True) for o in ('sums', 'last', 'forgotten')})
+        tables = {o: getattr(self, o).to('cpu', copy=True) for o in ('sums', 'last', 'forgotten')}
+        return dict(scores=self.scores, **tables)
     def load_state_dict(self, sd):
         self._check(sd['scores'], len(sd['sums']))
         for o in ('sums', 'last', 'forgotten'): getattr(self, o).copy_(sd[o])
@@ -196,7 +202,8 @@ class ScoreState:
         "One row per sample: sample_id, seen (times), the raw scores, and `<score>_quality` in [0, 1], low = suspicious"
         raw = self.raw()
         quality = {f'{o}_quality': to_quality(v, SCORES[o].high) for o,v in raw.items()}
-        return pd.DataFrame(dict(sample_id=np.arange(len(self)), seen=self.seen.cpu().numpy().astype(int), **raw, **quality))
+        seen = self.seen.cpu().numpy().astype(int)
+        return pd.DataFrame(dict(sample_id=np.arange(len(self)), seen=seen, **raw, **quality))
 
 # %% ../../nbs/analysis/training_dynamics.ipynb #f9ac9312
 def last_layer_norms(
@@ -204,7 +211,7 @@ def last_layer_norms(
     inputs:Tensor, # Inputs of the layer, (B, D)
     bias:bool=True, # Has the layer a bias?
 )->Tensor: # (B,)
-    "Length of each sample's gradient with respect to weight and bias of a linear layer (GraNd of the last layer, Paul et al. 2021)"
+    "Length of each sample's gradient with respect to weight and bias of a linear layer (GraNd, Paul et al. 2021)"
     return gradients.norm(dim=1) * (inputs.pow(2).sum(1) + float(bias)).sqrt()
 
 def model_norms(
@@ -213,7 +220,7 @@ def model_norms(
     losses_of, # Function of predictions to the loss of each sample, (B,)
     chunk_size:int=8, # Samples at a time, >= 1: so many times the parameters of the model are held in memory
 )->Tensor: # (B,)
-    "Length of each sample's gradient with respect to all parameters that are trained (GraNd, Paul et al. 2021), in eval mode"
+    "Length of each sample's gradient with respect to all trained parameters (GraNd, Paul et al. 2021), in eval mode"
     params = {k: p.detach() for k,p in model.named_parameters() if p.requires_grad}
     fixed = {k: p.detach() for k,p in [*model.named_parameters(), *model.named_buffers()] if k not in params}
     def predict(params, *x): return functional_call(model, {**params, **fixed}, x)

@@ -20,7 +20,8 @@ def transition_matrix(
 )->np.ndarray: # (K, K), T[i, j] = P(given=j | true=i); rows sum to 1, the identity where a class has no samples
     "Share of each given label among the samples of each true class"
     known = (given >= 0) & (true >= 0)
-    counts = np.bincount(true[known]*n_classes + given[known], minlength=n_classes**2).reshape(n_classes, n_classes).astype(float)
+    counts = np.bincount(true[known]*n_classes + given[known], minlength=n_classes**2)
+    counts = counts.reshape(n_classes, n_classes).astype(float)
     counts += np.diag(counts.sum(1) == 0)
     return counts/counts.sum(1, keepdims=True)
 

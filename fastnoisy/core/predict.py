@@ -64,7 +64,7 @@ def run_in_order(
     device='cpu', # Where the batches go
     progress=iter, # What to draw around the loader, such as a progress bar
 ):
-    """Call `f` for all samples of the data set of `dl`, in batches, in their order and without augmentation; the random streams do not notice.
+    """Call `f` for all samples of the data set of `dl` in order, without augmentation; random streams do not notice.
     Of a loader that is divided among processes each takes its `own_part`: `put_together` their tables"""
     with isolated_rng(0):
         dl = _plain_loader(dl)
@@ -82,8 +82,9 @@ def prediction_layer(
     with Hooks(layers, lambda m, _, out: seen.append((m, out))): pred = forward_aside(model, *xb)
     alike = [(m, out) for m,out in reversed(seen) if getattr(out, 'shape', None) == getattr(pred, 'shape', None)]
     if not alike: raise ValueError(
-        f'No linear layer of the {type(model).__name__} has an output of the shape of its prediction, {tuple(getattr(pred, "shape", ()))}: name the layer '
-        'whose output is the embedding, for instance the pooling before a convolutional head: `layer=model.pool` or `layer="pool"`.')
+        f'No linear layer of the {type(model).__name__} has an output of the shape of its prediction, '
+        f'{tuple(getattr(pred, "shape", ()))}: name the layer whose output is the embedding, '
+        'for instance the pooling before a convolutional head: `layer=model.pool` or `layer="pool"`.')
     same = [m for m,out in alike if torch.equal(out, pred)]
     return same[0] if same else alike[0][0]
 
@@ -91,20 +92,21 @@ def _named_layer(model, layer):
     if isinstance(layer, nn.Module): return layer
     try: return model.get_submodule(layer)
     except AttributeError: raise ValueError(
-        f'layer={layer!r}: the model has no such module. Its own are {[n for n,_ in model.named_children()]}.') from None
+        f'layer={layer!r}: the model has no such module. '
+        f'Its own are {[n for n,_ in model.named_children()]}.') from None
 
 def _feature_hook(model, features, xb):
-    "fastai's hook that stores, in each forward pass, what goes into the layer of the prediction (True), or comes out of a named one"
-    of_input = features is True
-    layer = prediction_layer(model, *xb) if of_input else _named_layer(model, features)
-    return Hook(layer, (lambda _, inputs, output: inputs[0]) if of_input else (lambda _, inputs, output: output), gather=False)
+    "fastai's hook that stores what goes into the layer of the prediction (True), or comes out of a named one"
+    if features is True: return Hook(prediction_layer(model, *xb), lambda _, inputs, output: inputs[0], gather=False)
+    return Hook(_named_layer(model, features), lambda _, inputs, output: output, gather=False)
 
 def _stored_features(hook, bs):
     "What the hook has stored, one vector per sample, (B, F); then it is empty"
     value,hook.stored = hook.stored,None
-    if isinstance(value, Tensor) and value.dim() > 1 and len(value) == bs: return value.as_subclass(Tensor).flatten(1).float()
-    raise ValueError(f'The layer gave {tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__} for a batch of {bs} samples, not '
-                     'one vector for each: name another one as `layer`.')
+    is_tensor = isinstance(value, Tensor)
+    if is_tensor and value.dim() > 1 and len(value) == bs: return value.as_subclass(Tensor).flatten(1).float()
+    raise ValueError(f'The layer gave {tuple(value.shape) if is_tensor else type(value).__name__} for a batch of {bs} '
+                     'samples, not one vector for each: name another one as `layer`.')
 
 # %% ../../nbs/core/predict.ipynb #6dee1b6e
 @dataclass
@@ -127,7 +129,8 @@ def _row_per_sample(t):
 class _Forward:
     "A batch through the model: name of each part of `Predictions` -> rows of the batch"
     def __init__(self, model, dls, loss_func, features):
-        self.model,self.dls,self.loss_func,self.features,self.hook = model,dls,loss_func,features,None
+        self.model,self.dls,self.loss_func = model,dls,loss_func
+        self.features,self.hook = features,None
 
     def __call__(self, b, bs):
         xb,yb = inputs_and_targets(self.dls, b)
@@ -141,13 +144,15 @@ class _Forward:
     def end(self):
         if self.hook is not None: self.hook.remove()
 
+# %% ../../nbs/core/predict.ipynb #de622c1e
 def _empty(n, rows):
     "A table of `n` samples that were not read"
     return rows.new_full((n, *rows.shape[1:]), math.nan if rows.is_floating_point() else -1)
 
 def _together(tables, n):
     "The tables of all processes; one that could read none of its part has no tables yet"
-    found = {k: v for o in from_every({k: v[:0] for k,v in tables.items()}) for k,v in o.items()}
+    heads = from_every({k: v[:0] for k,v in tables.items()})
+    found = {k: v for o in heads for k,v in o.items()}
     return {k: put_together(tables.get(k, _empty(n, found[k]))) for k in sorted(found)}
 
 def _predict_in_order(dl, forward, device, progress):
@@ -162,6 +167,7 @@ def _predict_in_order(dl, forward, device, progress):
     if not tables: tables = dict(targets=torch.full((n,), -1), losses=torch.full((n,), math.nan))
     return Predictions(torch.arange(n), **tables)
 
+# %% ../../nbs/core/predict.ipynb #258666c0
 @contextmanager
 def _same_stream(dl):
     "The random stream of a loader goes on afterwards where it was"
@@ -190,7 +196,8 @@ def _predict_as_it_is(dl, forward, device):
             ids.append(getattr(dl, 'sample_ids', torch.arange(n, n + bs)))
             parts.append(forward(b, bs))
             n += bs
-    rows = {k: torch.cat([o[k] for o in parts]) for k in (parts[0] if parts else ())}
+    def column(k): return torch.cat([o[k] for o in parts])
+    rows = {k: column(k) for k in (parts[0] if parts else ())}
     ids = torch.cat(ids) if ids else torch.arange(0)
     if len(ids) != n: ids = torch.arange(n) # items were split or merged
     order = ids.argsort(stable=True)
@@ -214,7 +221,7 @@ def predict(
     model:nn.Module=None, # Default the model of the Learner
     features=False, # True: the input of the layer that makes the prediction. A module or its dotted name ("body.pool"): its output
 )->Predictions:
-    "One row per sample: logits, targets, losses and, if asked for, features, in eval mode and in the precision of the weights; nothing else notices"
+    "One row per sample: logits, targets, losses and, if asked for, features, in eval mode; nothing else notices"
     dls = getattr(learn, 'dls', None)
     if dl is None: dl = dls.train
     model = get_model(learn.model if model is None else model)

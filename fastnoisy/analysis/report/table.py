@@ -19,8 +19,8 @@ from ..detection import ask, by_priority, label_methods, priority_of, to_quality
 from ..mixture import BetaMixture
 from ..noise_rate import MIN_LABELS, estimate_noise, n_valid, share_interval
 from ..transition import transition_matrix
-from .drawing import draw_matrix, draw_quality, draw_top
-from .page import harmless, html_page, written_whole
+from .drawing import draw_matrix, draw_quality, draw_top, image_cleaner
+from .page import harmless, html_page, write_csv, write_html
 
 # %% ../../../nbs/analysis/report/table.ipynb #818d2521
 def training_items(
@@ -40,17 +40,19 @@ def _frames(learn, n):
         try: frame = cb.to_frame().set_index('sample_id')
         except ValueError: continue # not trained yet
         if len(frame) != n: raise ValueError(
-            f'The table of {cb.name} has {len(frame)} rows, but there are {n} training samples: was the method trained on another data set?')
+            f'The table of {cb.name} has {len(frame)} rows, but there are {n} training samples: '
+            'was the method trained on another data set?')
         res[cb.name] = frame
     return res
 
 def _source(learn, losses):
-    "The method with the best claim or None, label quality (N,) in [0, 1], and the values for a mixture with its options"
+    "The method with the best claim or None, label quality (N,) in [0, 1], and values and options for a mixture"
     for method in by_priority(label_methods(learn)):
         quality = ask(method, 'label_quality', len(losses))
         if quality is not None: return method, quality, quality, dict(noisy='low')
     return None, to_quality(losses, True), losses, dict(normalise=True)
 
+# %% ../../../nbs/analysis/report/table.ipynb #58b98acd
 def _own_flags(method, p):
     "What a method flags in its own table, else a noise probability above .5"
     try: frame = method.to_frame() if hasattr(type(method), 'to_frame') else ()
@@ -58,7 +60,7 @@ def _own_flags(method, p):
     return frame.is_label_issue.values.astype(bool) if 'is_label_issue' in frame else p > .5
 
 def _noise_probability(methods, values, options):
-    "Noise probability (N,), by the first of `methods` that has one or by a mixture fitted now; are there two groups at all; what is flagged (N,)"
+    "Noise probability (N,) by the first method that has one, or by a mixture; are there two groups; what is flagged"
     for method in methods:
         p = ask(method, 'noise_probability', len(values))
         if p is None: continue
@@ -73,14 +75,16 @@ def _noise_probability(methods, values, options):
 
 def _suggested(methods, given, predicted, is_issue):
     "The label that the first of `methods` suggests, else the model's; the given one where nothing is wrong"
-    said = next((o for o in (ask(m, 'suggested_labels', len(given)) for m in methods) if o is not None), predicted)
+    answers = (ask(m, 'suggested_labels', len(given)) for m in methods)
+    said = next((o for o in answers if o is not None), predicted)
     other = np.where(said >= 0, said, predicted).astype(int)
     return np.where(is_issue & (other >= 0), other, given)
 
 def _vocab(dls, n_classes):
     "Names of the classes"
     vocab = getattr(dls, 'vocab', None)
-    if vocab is not None and len(vocab) and not isinstance(vocab[0], str) and hasattr(vocab[-1], '__len__'): vocab = vocab[-1]
+    several = vocab is not None and len(vocab) and not isinstance(vocab[0], str) and hasattr(vocab[-1], '__len__')
+    if several: vocab = vocab[-1]
     return [str(o) for o in (range(n_classes) if vocab is None or len(vocab) != n_classes else vocab)]
 
 # %% ../../../nbs/analysis/report/table.ipynb #0fd3c84f
@@ -93,7 +97,8 @@ def _part_of(kind, *args, **kwargs):
 
 class NoiseReport(pd.DataFrame):
     "One row per training sample. `noise_rate`, `interval`, `per_class`, `transition` and `source` sum it up"
-    _metadata = ['learn', 'vocab', 'source', 'separates', 'estimate', 'noise_rate', 'interval', 'per_class', 'transition']
+    _metadata = ['learn', 'vocab', 'source', 'separates', 'estimate',
+                 'noise_rate', 'interval', 'per_class', 'transition']
 
     @property
     def _constructor(self): return partial(_part_of, type(self))
@@ -109,7 +114,8 @@ class NoiseReport(pd.DataFrame):
         rate = f'Estimated noise rate {self.noise_rate:.1%} ({low_high}{by}).'
         if not self.separates:
             rest = 'Few may be wrong.' if self.estimate is None else rate
-            return f'{n} samples. No group of wrong labels stands out (by {self.source}): the list is ranked all the same. {rest}'
+            return (f'{n} samples. No group of wrong labels stands out (by {self.source}): '
+                    f'the list is ranked all the same. {rest}')
         worst = self.per_class.sort_values('noise_rate', ascending=False).iloc[0]
         return (f'{n} samples, {int(self.is_label_issue.sum())} probably mislabelled (by {self.source}). {rate} '
                 f'Worst class: {worst.name}, {worst.noise_rate:.1%} of its {int(worst.n)}.')
@@ -133,11 +139,8 @@ class NoiseReport(pd.DataFrame):
         path=None, # File; None = return the text
         **kwargs # For `DataFrame.to_csv`
     ):
-        "The table, the most suspicious first. Names that a spreadsheet would take for a formula get an apostrophe in front"
-        table = pd.DataFrame(self.ranked().map(harmless))
-        kwargs = {'index': False, 'errors': 'backslashreplace', **kwargs}
-        if not isinstance(path, (str, Path)) or '://' in str(path) or kwargs.get('mode', 'w') != 'w': return table.to_csv(path, **kwargs)
-        with written_whole(path) as part: table.to_csv(part, **kwargs)
+        "The table, the most suspicious first. Names that a spreadsheet takes for a formula get an apostrophe in front"
+        return write_csv(pd.DataFrame(self.ranked().map(harmless)), path, **kwargs)
 
     def to_html(self,
         path=None, # File; None = return the text
@@ -145,21 +148,13 @@ class NoiseReport(pd.DataFrame):
         max_rows:int=1000, # Rows of the table, the most suspicious ones
     ):
         "One self-contained page: summary, plots, contact sheet, and a table that sorts when its head is clicked"
-        text = html_page(self, n, max_rows)
-        if path is None: return text
-        with written_whole(path) as part: part.write_text(text, encoding='utf-8', errors='backslashreplace') # a file's name may be no text
-        return Path(path)
+        return write_html(html_page(self, n, max_rows), path)
 
     def cleaner(self,
         **kwargs # For fastai's `ImageClassifierCleaner`
     ):
         "fastai's widget to relabel or delete images, the training images ranked by this report"
-        from fastai.vision.widgets import ImageClassifierCleaner
-        res = ImageClassifierCleaner(self.learn, **kwargs)
-        ds = self.learn.dls.train.dataset
-        res.iwis = L(zip(ds.items, self.given_label, 1 - self.label_quality)),res.iwis[1]
-        res.on_change_ds(None)
-        return res
+        return image_cleaner(self.learn, self.given_label, 1 - self.label_quality, **kwargs)
 
 # %% ../../../nbs/analysis/report/table.ipynb #2fe4d6b2
 _OF_THE_REPORT = ('p_noisy', 'noise_probability', 'is_label_issue', 'given_label', 'suggested_label')
@@ -173,8 +168,8 @@ def _sum_up(report, learn, p, given, suggested):
     if can_tell: report.noise_rate,report.interval = report.estimate.rate,report.estimate.interval
     report.transition = transition_matrix(given, suggested, len(vocab))
     by_class = [is_issue[given == i] for i in range(len(vocab))]
-    rates = dict(n=[len(o) for o in by_class], n_issues=[int(o.sum()) for o in by_class], noise_rate=[o.mean() if len(o) else math.nan for o in by_class])
-    report.per_class = pd.DataFrame(rates, index=pd.Index(vocab, name='given_label'))
+    def row(o): return dict(n=len(o), n_issues=int(o.sum()), noise_rate=o.mean() if len(o) else math.nan)
+    report.per_class = pd.DataFrame([row(o) for o in by_class], index=pd.Index(vocab, name='given_label'))
 
 def noise_report(
     learn:Learner, # Trained, with methods or without
@@ -182,18 +177,20 @@ def noise_report(
 )->NoiseReport:
     "What the training says about its labels. After any training; best with `ALSOCallback()` and `BMMFilterCallback()`"
     p = predict(learn)
-    if p.losses is None: raise TypeError(f'loss_func {learn.loss_func} can only be averaged, but the report needs the loss of each sample.')
+    if p.losses is None: raise TypeError(
+        f'loss_func {learn.loss_func} can only be averaged, but the report needs the loss of each sample.')
     given,probs,losses = class_ids(p.targets).numpy(),class_logits(p.logits).softmax(1).numpy(),p.losses.numpy()
     predicted = np.where(np.isnan(probs[:,0]), -1, np.nan_to_num(probs).argmax(1))
-    source,quality,values,options = _source(learn, losses)
+    source,quality,*mixture = _source(learn, losses)
     methods = by_priority(label_methods(learn))
     asked = [m for m in methods if m is source or priority_of(m) >= 0]
-    probability,separates,is_issue = _noise_probability(asked, values, options)
+    probability,separates,is_issue = _noise_probability(asked, *mixture)
     suggested = _suggested(methods, given, predicted, is_issue)
     is_issue = is_issue & (suggested != given) # without another label to suggest it is only hard
     vocab = _vocab(learn.dls, probs.shape[1])
     def name(ids): return [vocab[i] if i >= 0 else None for i in ids]
-    table = dict(sample_id=np.arange(len(given)), item=training_items(learn.dls), is_label_issue=is_issue, label_quality=quality, given_label=name(given),
+    table = dict(sample_id=np.arange(len(given)), item=training_items(learn.dls),
+                 is_label_issue=is_issue, label_quality=quality, given_label=name(given),
                  predicted_label=name(predicted), suggested_label=name(suggested), noise_probability=probability)
     for method,frame in _frames(learn, len(given)).items():
         table.update({f'{method}_{o}': frame[o].values for o in frame if o not in _OF_THE_REPORT})
