@@ -7,7 +7,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.text.learner import get_text_classifier
 from fastai.text.models.awdlstm import AWD_LSTM, awd_lstm_clas_config
-from fastnoisy.analysis.accuracies import accuracy_of
+from fastnoisy.analysis.metrics import accuracy_of
 from fastnoisy.all import *
 from fastnoisy.analysis.metrics import logits_of
 

@@ -21,7 +21,7 @@ from fastnoisy.core.rng import isolated_rng
 from fastnoisy.audit.run import audit
 from fastnoisy.audit.sources import labelled_npz
 from fastnoisy.audit.learners import labelled_learner
-from fastnoisy.analysis.report import evaluate
+from fastnoisy.core.predict import predict
 
 def write_folder(folder, images, given):
     for i,(image,label) in enumerate(zip(images, given)):
@@ -54,7 +54,9 @@ def plain(args, tmp, images, given, seed, held_out=None):
         learn.recorder.train_metrics,learn.recorder.valid_metrics = True,False
         learn.remove_cbs(ProgressCallback)
         with learn.no_logging(): learn.fit_one_cycle(args.epochs, 3e-3)
-    if held_out is None: return evaluate(learn)
+    if held_out is None:
+        p = predict(learn)
+        return p.targets.numpy(), p.logits.softmax(1).numpy(), p.losses.numpy()
     with learn.no_bar(): return learn.get_preds(dl=learn.dls.test_dl(list(held_out)))[0].numpy()
 
 def by_cleanlab(args, tmp, images, given, seed):

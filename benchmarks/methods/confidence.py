@@ -30,7 +30,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 import fastnoisy
 from fastnoisy.all import GCELoss, GJSLoss, JSLoss, PairNoise, SymmetricNoise, digits_dls, register_method, run_one, small_cnn
-from fastnoisy.analysis.accuracies import accuracy_of
+from fastnoisy.analysis.metrics import accuracy_of
 from fastnoisy.core.loaders import plain_tensors
 from fastnoisy.callback.confidence import TwoModelConfidenceCallback
 from fastnoisy.callback.label_confidence import js_divergence

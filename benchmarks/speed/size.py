@@ -87,7 +87,8 @@ def seconds(f, rounds):
     return median(once() for _ in range(rounds))
 
 def epoch_end(args):
-    import fastnoisy.analysis.report as report
+    import fastnoisy.analysis.report.table as report
+    from fastnoisy.core.predict import Predictions
     rng = np.random.default_rng(0)
     for n in [o for o in args.sizes if o >= 1e6]:
         wrong = rng.random(n) < .2
@@ -97,10 +98,11 @@ def epoch_end(args):
         yield dict(part='epoch_end', what='sums of ALSO', n=n, seconds=seconds(weights._add_up, args.rounds))
         learn = rows_learner('also', n, args)
         with learn.no_logging(): learn.fit(1, 1e-3)
-        given,probs = rng.integers(10, size=n),rng.random((n, 10), dtype=np.float32)
-        evaluate,report.evaluate = report.evaluate,lambda learn: (given, probs, rng.random(n))
+        given,logits,losses = rng.integers(10, size=n),rng.random((n, 10), dtype=np.float32),rng.random(n)
+        said = Predictions(torch.arange(n), *map(torch.from_numpy, (logits, given, losses)))
+        predict,report.predict = report.predict,lambda learn: said
         try: yield dict(part='epoch_end', what='report', n=n, seconds=seconds(learn.noise_report, 1))
-        finally: report.evaluate = evaluate
+        finally: report.predict = predict
 
 def loader(args, n=4000, size=28):
     from fastai.vision.all import Flip, ImageDataLoaders, PILImageBW

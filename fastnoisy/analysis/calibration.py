@@ -14,9 +14,9 @@ import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from fastcore.basics import noop
 from fastai.learner import Learner
-from .noise_rate import fit_noise
+from ..core.predict import predict
+from .transition import fit_noise
 
 # %% ../../nbs/analysis/calibration.ipynb #4b335663
 def reliability(
@@ -45,12 +45,14 @@ def ece(
 def fit_temperature(
     logits:Tensor, # (N, K)
     targets:Tensor, # Class ids, (N,)
-)->float: # > 0; above 1: the model is too sure, below 1: not sure enough
+)->float: # > 0; above 1: the model is overconfident, below 1: underconfident
     "The temperature with the highest likelihood of the targets, by L-BFGS on its logarithm; between .01 and 100"
     logits,targets = logits.detach().double(),targets.as_subclass(Tensor)
-    if not logits.isfinite().all(): raise ValueError('The logits to calibrate are NaN or infinite: has the model diverged?')
+    if not logits.isfinite().all():
+        raise ValueError('The logits to calibrate are NaN or infinite: has the model diverged?')
     log_t = torch.zeros((), dtype=torch.double, device=logits.device, requires_grad=True)
-    optimizer = torch.optim.LBFGS([log_t], max_iter=100, tolerance_grad=1e-10, tolerance_change=1e-12, line_search_fn='strong_wolfe')
+    optimizer = torch.optim.LBFGS([log_t], max_iter=100, tolerance_grad=1e-10, tolerance_change=1e-12,
+                                  line_search_fn='strong_wolfe')
     def nll():
         optimizer.zero_grad()
         loss = F.cross_entropy(logits/log_t.clamp(-4.6, 4.6).exp(), targets)
@@ -68,7 +70,7 @@ class TemperedActivation:
 @dataclass
 class Calibration:
     "What `calibrate` found, and what it did to the probabilities"
-    temperature:float # Above 1: the model was too sure
+    temperature:float # Above 1: the model was overconfident
     where:str # 'test' or 'validation': the data of the two tables
     before:pd.DataFrame # As from `reliability`
     after:pd.DataFrame # The same with the temperature
@@ -77,18 +79,21 @@ class Calibration:
     undo:callable # Function without arguments: the probabilities are as before
 
     def __repr__(self):
-        return f'temperature {self.temperature:.3f}; expected calibration error on the {self.where} set {self.ece_before:.3f} before, {self.ece_after:.3f} after'
+        errors = f'{self.ece_before:.3f} before, {self.ece_after:.3f} after'
+        return f'temperature {self.temperature:.3f}; expected calibration error on the {self.where} set {errors}'
 
     def plot(self, figsize=(7, 3)):
-        "Share of right predictions by confidence, before and after; on the diagonal they agree, and the darker a bar the more predictions it stands for"
+        "Share of right predictions by confidence, before and after; on the diagonal they agree, dark bars are many"
         fig,axs = plt.subplots(1, 2, figsize=figsize, sharey=True, layout='constrained')
-        for ax,title,table,error in ((axs[0], 'before', self.before, self.ece_before), (axs[1], 'after', self.after, self.ece_after)):
+        for ax,title in zip(axs, ('before', 'after')):
+            table,error = getattr(self, title),getattr(self, f'ece_{title}')
             ax.bar(table.confidence, table.accuracy, width=.05, color=plt.cm.Blues(.3 + .7*table.n/table.n.max()))
             ax.plot([0, 1], [0, 1], 'k:', lw=1)
             ax.set(title=f'{title}: ECE {error:.3f}', xlabel='confidence', xlim=(0, 1), ylim=(0, 1))
         axs[0].set_ylabel('share that is right')
         return fig
 
+# %% ../../nbs/analysis/calibration.ipynb #b5031480
 def calibrate(
     learn:Learner, # Trained; its loss has an `activation` that is a softmax, such as fastai's cross-entropy
     fit_dl=None, # Labelled loader to fit the temperature on; default `dls.valid`
@@ -99,23 +104,28 @@ def calibrate(
     "Fit a temperature on validation data and let `learn` divide its logits by it wherever it gives probabilities"
     loss_func = learn.loss_func
     if not callable(getattr(loss_func, 'activation', None)): raise ValueError(
-        f'loss_func {loss_func} has no `activation` for fastai to make probabilities with: use CrossEntropyLossFlat() or a loss of fastnoisy.losses.')
-    activation = getattr(loss_func.activation, 'activation', loss_func.activation) # a second temperature takes the place of the first
+        f'loss_func {loss_func} has no `activation` for fastai to make probabilities with: '
+        'use CrossEntropyLossFlat() or a loss of fastnoisy.losses.')
+    activation = getattr(loss_func.activation, 'activation', loss_func.activation) # a second temperature replaces the first
     fit_dl = learn.dls.valid if fit_dl is None else fit_dl
     if test_dl is None and len(learn.dls.loaders) > 2: test_dl = learn.dls[2]
     logits,targets = _logits(learn, fit_dl)
-    temperature = fit_noise(logits.float(), targets)[0] if noisy else fit_temperature(logits, targets)
+    temperature = fit_noise(logits, targets)[0] if noisy else fit_temperature(logits, targets)
     if test_dl is not None: logits,targets = _logits(learn, test_dl)
     before,after = (activation(o).as_subclass(Tensor) for o in (logits, logits/temperature))
     learn.loss_func = copy(loss_func)
     learn.loss_func.activation = TemperedActivation(activation, temperature)
-    return Calibration(temperature, 'validation' if test_dl is None else 'test', reliability(before, targets, n_bins), reliability(after, targets, n_bins),
-                       ece(before, targets, n_bins), ece(after, targets, n_bins), lambda: setattr(learn, 'loss_func', loss_func))
+    def both(f): return [f(o, targets, n_bins) for o in (before, after)]
+    where = 'validation' if test_dl is None else 'test'
+    def undo(): learn.loss_func = loss_func
+    return Calibration(temperature, where, *both(reliability), *both(ece), undo)
 
 def _logits(learn, dl):
     "Logits and class ids of a loader"
-    with learn.no_bar(), learn.no_logging(): logits,targets = learn.get_preds(dl=dl, act=noop)
-    if targets is None or logits.dim() != 2 or targets.shape != logits.shape[:1]: raise ValueError(
-        f'Needed are logits (N, K) and class ids (N,), but the model gave {tuple(logits.shape)} and the loader '
-        f'{"no targets" if targets is None else tuple(targets.shape)}: calibration is for one class per sample.')
-    return logits.as_subclass(Tensor), targets.as_subclass(Tensor)
+    p = predict(learn, dl)
+    targets = p.targets if p.targets is None or p.targets.numel() != len(p) else p.targets.flatten()
+    if p.logits is None or p.logits.dim() != 2 or targets is None or targets.is_floating_point() or targets.dim() != 1:
+        gave,has = (None if o is None else tuple(o.shape) for o in (p.logits, targets))
+        raise ValueError(f'Expected logits (N, K) and class ids (N,), but the model gave {gave} and the loader '
+                         f'{"no targets" if has is None else has}: calibration is for one class per sample.')
+    return p.logits, targets

@@ -19,7 +19,8 @@ from ..callback.also import ALSOCallback
 from ..callback.bmm import BMMFilterCallback
 from .sources import labelled_csv, labelled_folder, labelled_npz, labelled_series, read_npz, read_texts
 from .learners import labelled_learner
-from ..analysis.report import NoiseReport, harmless
+from ..analysis.report.table import NoiseReport
+from ..analysis.report.page import harmless
 
 # %% ../../nbs/audit/run.ipynb #4b6cb69c
 TEMPERATURE = .5 # nats, of ALSO; see "Temperature"

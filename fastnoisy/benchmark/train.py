@@ -18,10 +18,10 @@ from fastai.learner import Learner, ValueMetric
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
-from ..analysis.accuracies import accuracy_of
+from ..analysis.metrics import accuracy_of
 from ..core.registry import METHODS, register_method
 from ..core.method import MethodCallback
-from ..analysis.metrics import wrong_samples
+from ..analysis.detection import wrong_samples
 from ..methods import as_method
 
 # %% ../../nbs/benchmark/train.ipynb #62318b98

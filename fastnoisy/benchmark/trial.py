@@ -20,7 +20,8 @@ from ..data.digits import small_cnn
 from ..data.medmnist import weights_place
 from ..data.series import StackedLSTM
 from .datasets import DATASETS
-from ..analysis.metrics import MEASURES, Detection, model_scores, wrong_samples
+from ..analysis.metrics import MEASURES, model_scores
+from ..analysis.detection import Detection, wrong_samples
 from ..methods import as_method
 from ..analysis.training_dynamics import SCORES as DYNAMICS
 from .variants import Resized, add_noise, check_variant, last_two, moved_validation

@@ -23,7 +23,8 @@ from ..core.registry import register_method
 from ..core.distributed import copy_from_first, from_first, n_processes, put_together
 from ..core.sample_ids import is_divided
 from ..analysis.mixture import BetaMixture, GaussianMixture
-from ..analysis.training_dynamics import SCORES, ScoreState, average_precision, precision_recall_f1, roc_auc
+from ..analysis.training_dynamics import SCORES, ScoreState
+from ..analysis.detection import average_precision, precision_recall_f1, roc_auc
 
 # %% ../../nbs/callback/bmm.ipynb #19007834
 def kept_samples(

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import nn
 from fastai.torch_core import get_model
-from ..analysis.accuracies import accuracy_of, plot_accuracies, training_accuracies
+from ..analysis.metrics import accuracy_of, plot_accuracies, training_accuracies
 from ..core.rng import isolated_rng
 from .label_confidence import (confidence_weights, js_divergence, label_confidence, moving_average,
                                                  parameter_distance)
@@ -23,7 +23,8 @@ from ..core.registry import register_method
 from ..core.distributed import copy_from_first, n_processes, process_rank
 from ..core.sample_ids import undivided
 from ..losses import GCELoss
-from ..core.networks import Twin, soft_losses
+from ..core.networks import Twin
+from ..core.sample_loss import soft_losses
 from ..core.views import SecondView, is_random, second_inputs
 
 # %% ../../nbs/callback/confidence.ipynb #9adc5a05

@@ -17,8 +17,9 @@ from ..core.modules import last_linear, state_device
 from .lilaw import terms_at
 from ..core.method import MethodCallback
 from ..core.sample_loss import class_ids, class_logits, sample_losses, unmixed
-from ..analysis.training_dynamics import (SCORES, Score, ScoreState, batch_signals, detection_table,
-                                                  last_layer_norms, model_norms, register_score, roc_auc, to_quality)
+from ..analysis.training_dynamics import (SCORES, Score, ScoreState, batch_signals, last_layer_norms,
+                                                  model_norms, register_score)
+from ..analysis.detection import detection_table, roc_auc, to_quality
 
 # %% ../../nbs/callback/dynamics.ipynb #7a7e2a10
 def _lilaw(s): return terms_at(s.latest('p'), s.latest('p_max'), alpha=10., beta=2., delta=6.)

@@ -20,7 +20,8 @@ from fastai.torch_core import rank_distrib, trainable_params
 from fastcore.basics import noop
 from fastcore.foundation import L
 from fastcore.xtras import join_path_file
-from .checkpoint import check_head, file_head, plain, random_state, saved_state, set_random_state, whole_file
+from .checkpoint import (check_head, file_head, plain, random_state, saved_state, set_random_state,
+                                       whole_file)
 from .distributed import any_device, process_rank
 from .networks import chosen_model
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['READERS', 'read_series', 'ucr_splits', 'stratified_split', 'standardised', 'series_dls', 'ucr_dls', 'ecg5000_dls',
-           'macro_auroc', 'series_metrics', 'StackedLSTM', 'ts_learner']
+           'series_metrics', 'StackedLSTM', 'ts_learner']
 
 # %% ../../nbs/data/series.ipynb #c92ca105
 from difflib import get_close_matches
@@ -21,6 +21,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import AccumMetric, BalancedAccuracy, F1Score, accuracy
 from fastai.torch_core import default_device, trainable_params
 
+from ..analysis.metrics import macro_auroc
 from .arrays import _noise_records
 from ..noise.label_noise import as_generator, as_noise, check_labels
 
@@ -209,16 +210,6 @@ def ecg5000_dls(
     return ucr_dls('ECG5000', noise=noise, **kwargs)
 
 # %% ../../nbs/data/series.ipynb #6fea9b6e
-def macro_auroc(
-    probs:Tensor, # class probabilities, (N,K)
-    targets:Tensor, # class ids, (N,)
-) -> float: # in [0, 1]; NaN if there is only one class
-    "Returns the ROC-AUC of each class against the rest, averaged over the classes that occur"
-    from sklearn.metrics import roc_auc_score
-    probs, targets = np.asarray(probs), np.asarray(targets)
-    present = [k for k in np.unique(targets) if (targets != k).any()]
-    return float(np.mean([roc_auc_score(targets == k, probs[:, k]) for k in present])) if present else float('nan')
-
 def _auroc(logits, targets): return macro_auroc(logits.softmax(1), targets)
 
 def series_metrics() -> list: # of fastai metrics

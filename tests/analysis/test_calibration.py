@@ -4,7 +4,7 @@ import numpy as np, pytest, torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from torch import nn
-from fastai.basics import CrossEntropyLossFlat, TfmdDL, load_learner
+from fastai.basics import BCEWithLogitsLossFlat, CrossEntropyLossFlat, TfmdDL, load_learner
 from fastnoisy.analysis.calibration import Calibration, calibrate, ece, fit_temperature, reliability
 from fastnoisy.losses import GCELoss
 from fastnoisy.all import LiLAWCallback
@@ -129,5 +129,6 @@ def test_errors():
     with pytest.raises(ValueError, match='no `activation`.*CrossEntropyLossFlat'): calibrate(learn)
     learn = blob_learner()
     with pytest.raises(ValueError, match='no targets'): calibrate(learn, fit_dl=TfmdDL([(o,) for o in torch.randn(6, 4)], bs=3, device='cpu', n_inp=1))
-    learn.get_preds = lambda **kwargs: (torch.zeros(6, 3), torch.zeros(6, 3))
-    with pytest.raises(ValueError, match=r'gave \(6, 3\) and the loader \(6, 3\): calibration is for one class per sample'): calibrate(learn)
+    learn,rows = blob_learner(loss_func=BCEWithLogitsLossFlat()),list(zip(torch.randn(6, 4), torch.zeros(6, 3)))
+    with pytest.raises(ValueError, match=r'gave \(6, 3\) and the loader \(6, 3\): calibration is for one class per sample'):
+        calibrate(learn, fit_dl=TfmdDL(rows, bs=3, device='cpu'))

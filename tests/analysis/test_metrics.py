@@ -1,28 +1,15 @@
-"What a training is judged by, against other ways to count it; and what each method's record says of the labels"
-import numpy as np, pytest, torch
-from sklearn.metrics import average_precision_score, roc_auc_score, top_k_accuracy_score
+"What a training is judged by, against other ways to count it."
+import math
+import matplotlib.pyplot as plt
+import numpy as np, pandas as pd, pytest, torch
+from torch import nn
+from sklearn.metrics import roc_auc_score, top_k_accuracy_score
 from fastai.basics import Learner
 from fastnoisy.analysis.calibration import fit_temperature
-from fastnoisy.callback.also import ALSOCallback
-from fastnoisy.callback.bmm import evaluation_losses
-from fastnoisy.callback.confidence import TwoModelConfidenceCallback
-from fastnoisy.callback.dynamics import DynamicsCallback
-from fastnoisy.callback.lilaw import LiLAWCallback
 from fastnoisy.data.digits import digits_dls, small_cnn
-from fastnoisy.data.noisy_dls import noisy_inputs
-from fastnoisy.analysis.metrics import (MEASURES, Detection, logits_of, model_scores, n_found, prediction_scores,
-                                        signals, suspicion, wrong_samples)
-from fastnoisy.noise.label_noise import LabelNoise
-from fastnoisy.noise.input_noise import CropShift
-from helpers import blob_learner, blobs, fitted_blobs
-
-def noted(learn):
-    "With ten wrong labels on record"
-    _,y = blobs()
-    given = y.clone()
-    given[:10] = (y[:10] + 1) % 3
-    learn.dls.noise = LabelNoise(given, y, 3)
-    return learn
+from fastnoisy.analysis.metrics import (MEASURES, accuracy_of, logits_of, macro_auroc, model_scores, plot_accuracies,
+                                        prediction_scores, training_accuracies)
+from helpers import blob_dls, small_model
 
 def test_scores_against_their_definitions():
     g = torch.Generator().manual_seed(0)
@@ -59,63 +46,40 @@ def test_model_scores_are_of_the_test_set_with_the_temperature_of_the_validation
     assert got['accuracy'] == (logits.argmax(1) == y).double().mean() and (logits_of(learn.model, dls.test)[1] == y).all()
     assert got['temperature'] == pytest.approx(fit_temperature(*learn.get_preds(dl=dls.valid, act=lambda o: o)), rel=1e-4)
 
-def test_suspicion_is_the_loss_or_the_weight():
-    learn = blob_learner()
-    learn.fit(1)
-    assert (suspicion(learn) == evaluation_losses(learn)).all() and (signals(learn)['loss'] == evaluation_losses(learn)).all() and len(signals(learn)) == 1
-    learn = fitted_blobs(ALSOCallback(), n=1)
-    assert (suspicion(learn) == -learn.also.to_frame().weight).all() and (signals(learn)['also'] == suspicion(learn)).all()
+# learnt or memorised
 
-def test_signals_of_dynamics_and_of_two_models():
-    learn = fitted_blobs([DynamicsCallback(['aum', 'running_loss']), TwoModelConfidenceCallback(jsd=0.)], n=2)
-    got = signals(learn)
-    assert list(got) == ['aum', 'running_loss', 'confidence']
-    df = learn.dynamics.to_frame()
-    seen = df.seen > 0
-    for o in ('aum', 'running_loss'): np.testing.assert_allclose(got[o][seen], -df[f'{o}_quality'][seen])
-    quality = learn.confidence.to_frame().label_quality
-    np.testing.assert_allclose(got['confidence'][quality.notna()], -quality.dropna())
-    assert all(np.isfinite(o).all() and len(o) == 96 for o in got.values())
+def test_accuracy_in_a_loop():
+    "Batches of unequal size, in eval mode; the modes of the modules are as before"
+    dls,model = blob_dls(bs=20),small_model()
+    model.train()
+    model[1].eval()
+    modes = [m.training for m in model.modules()]
+    got = accuracy_of(model, dls.valid)
+    assert [m.training for m in model.modules()] == modes
+    model.eval()
+    right = [model(x[None]).argmax().item() == y.item() for x,y in dls.valid_ds]
+    assert got == pytest.approx(sum(right)/len(right)) and 0 < got < 1
 
-def test_signals_of_lilaw_are_its_weights_from_the_suspicious_side():
-    learn = fitted_blobs(LiLAWCallback(lr=.5), n=2)
-    got,model = signals(learn),learn.model.eval()
-    x,y = blobs()
-    given = torch.stack([learn.dls.train.dataset[i][1] for i in range(96)])
-    with torch.no_grad(): probs = model(torch.stack([learn.dls.train.dataset[i][0] for i in range(96)])).softmax(1)
-    alpha,beta,delta = learn.lilaw.alpha,learn.lilaw.beta,learn.lilaw.delta
-    s_y,s_max = probs[range(96), given],probs.amax(1)
-    expected = dict(W_alpha=-torch.sigmoid(alpha*s_y - s_max), W_beta=torch.sigmoid(-(beta*s_y - s_max)), W_delta=torch.exp(-(delta*s_y - s_max)**2/2)) # eq. (2) to (4)
-    for k,v in expected.items(): np.testing.assert_allclose(got[k], v, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(got['W'], -(-expected['W_alpha'] + expected['W_beta'] + expected['W_delta']), rtol=1e-4)
+def test_targets_that_are_no_class_ids():
+    with pytest.raises(TypeError, match='class id'): accuracy_of(nn.Linear(2, 3), [(torch.rand(4, 2), torch.rand(4))])
 
-def test_wrong_samples():
-    learn = blob_learner()
-    assert wrong_samples(learn.dls) is None
-    assert wrong_samples(noted(learn).dls).nonzero()[0].tolist() == list(range(10))
-    dls = noisy_inputs(digits_dls(device='cpu'), CropShift(.25, pixels=3))
-    assert (wrong_samples(dls) == dls.changed_inputs.numpy()).all() and wrong_samples(dls).mean() == pytest.approx(.25, abs=.001)
-    assert wrong_samples(digits_dls(noise=1., device='cpu')) is None # with nothing right there is nothing to tell apart
+@pytest.mark.parametrize('as_array', [False, True])
+def test_training_accuracies_in_a_loop(as_array):
+    g = torch.Generator().manual_seed(0)
+    right = torch.randint(0, 2, (50,), generator=g).float()
+    flipped = torch.rand(50, generator=g) < .3
+    right[torch.rand(50, generator=g) < .2] = math.nan
+    def share(which):
+        seen = [r for r,w in zip(right.tolist(), which) if w and not math.isnan(r)]
+        return sum(seen)/len(seen)
+    got = training_accuracies(right, flipped.numpy() if as_array else flipped)
+    assert got == pytest.approx(dict(clean_train=share(~flipped), noisy_train=share(flipped)))
+    assert training_accuracies(right) == pytest.approx(dict(train=share([True]*50)))
 
-def test_detection_at_the_epochs_asked_for():
-    learn = noted(blob_learner([ALSOCallback(), Detection([1, 3])]))
-    learn.fit(3, 1e-2)
-    rows,wrong = learn.detection.rows,wrong_samples(learn.dls)
-    assert [(o['epoch'], o['signal']) for o in rows] == [(1, 'also'), (3, 'also')]
-    assert rows[1]['auc'] == roc_auc_score(wrong, suspicion(learn)) and rows[1]['average_precision'] == average_precision_score(wrong, suspicion(learn))
-    learn.fit(1, 1e-2)
-    assert [o['epoch'] for o in learn.detection.rows] == [1]
+def test_none_seen(): assert math.isnan(training_accuracies(torch.full((3,), math.nan))['train'])
 
-def test_detection_changes_nothing():
-    a,b = (fitted_blobs([LiLAWCallback(), *more], n=3) for more in ([], [Detection([2])]))
-    assert all(torch.equal(x, y) for x,y in zip(a.model.parameters(), b.model.parameters()))
-
-def test_nothing_to_detect_without_a_record():
-    learn = fitted_blobs(Detection([1]), n=1)
-    assert learn.detection.rows == []
-
-def test_n_found(monkeypatch):
-    learn,values = noted(blob_learner()),np.zeros(96)
-    values[[0, 1, 2, 50, 51, 52, 53, 54, 55, 56]] = 1
-    monkeypatch.setattr('fastnoisy.analysis.metrics.suspicion', lambda learn: values)
-    assert n_found(learn) == 3
+def test_plot_has_a_line_for_each_model_that_there_is():
+    fig = plot_accuracies(pd.DataFrame(dict(model_test=[.1, .2], robust_test=[.3, .4], model_train=[.5, .6])))
+    assert [len(ax.lines) for ax in fig.axes] == [2, 1] and list(fig.axes[0].lines[1].get_ydata()) == [.3, .4]
+    assert list(fig.axes[1].lines[0].get_xdata()) == [1, 2]
+    plt.close(fig)

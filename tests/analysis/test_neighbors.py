@@ -9,8 +9,8 @@ from sklearn.neighbors import NearestNeighbors
 from fastai.basics import CrossEntropyLossFlat, DataLoaders, Datasets, L, Learner, SkipItemException, TfmdDL, Transform
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
-from fastnoisy.analysis.neighbors import (embed, knn_vote, nearest, neighbor_chunks, prediction_layer, rows_at_once,
-                                          vote_shares)
+from fastnoisy.analysis.neighbors import embed, knn_vote, nearest, neighbor_chunks, rows_at_once, vote_shares
+from fastnoisy.core.predict import prediction_layer
 from helpers import blob_dls, blob_learner, blobs, small_model, weights_of
 
 def cloud(n=120, d=6, seed=0, dtype=torch.float32): return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=dtype)
@@ -298,7 +298,7 @@ def test_torch_loader_and_workers():
     torch.testing.assert_close(embed(learn), by_hand(learn, x))
 
 def test_progress_bar(monkeypatch):
-    import fastnoisy.analysis.neighbors as module
+    import fastnoisy.core.predict as module
     seen = []
     monkeypatch.setattr(module, 'progress_bar', lambda dl, **kwargs: seen.append(kwargs) or dl)
     learn = blob_learner()

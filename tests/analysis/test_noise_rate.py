@@ -2,10 +2,11 @@
 import numpy as np, pytest, torch
 import torch.nn.functional as F
 from fastai.basics import CrossEntropyLossFlat, DataLoaders, Learner
-import fastnoisy.analysis.noise_rate as rate
+import fastnoisy.analysis.noise_rate as rate, fastnoisy.analysis.transition as transition
 from fastnoisy.noise.label_noise import SymmetricNoise
-from fastnoisy.analysis.noise_rate import (NoiseEstimate, estimate_noise, fit_noise, noise_em, share_interval,
-                                           wrong_share)
+from fastnoisy.analysis.noise_rate import NoiseEstimate, estimate_noise, share_interval
+from fastnoisy.analysis.report.table import noise_report
+from fastnoisy.analysis.transition import fit_noise, noise_em, wrong_share
 
 def planted(n=4000, n_classes=4, noise=.3, seed=0):
     "Logits of a model that is right about how sure it may be, true labels drawn from them, and given ones"
@@ -106,21 +107,21 @@ def test_a_model_that_has_diverged():
     learn = learner()
     learn.model[0].weight.data.fill_(float('nan'))
     with pytest.raises(ValueError, match='has the model diverged'): estimate_noise(learn)
-    assert learn.noise_report().estimate is None
+    assert noise_report(learn).estimate is None
 
 def test_the_report_says_it():
     learn = learner()
-    report = learn.noise_report()
+    report = noise_report(learn)
     assert report.noise_rate == report.estimate.rate == pytest.approx(estimate_noise(learn).rate, abs=1e-3) and report.interval == report.estimate.interval
     assert f'Estimated noise rate {report.noise_rate:.1%}' in report.summary() and f'by {report.estimate.n} {report.estimate.source} labels' in report.summary()
     assert (report.suggested_label != report.given_label)[report.is_label_issue].all()
-    few = learner(n_valid=99).noise_report()
+    few = noise_report(learner(n_valid=99))
     assert few.estimate is None and few.noise_rate == few.is_label_issue.mean()
 
 def test_a_part_is_enough_for_the_temperature(monkeypatch):
     logits,_,given = planted(4000)
     whole = fit_noise(2*logits, given)
-    monkeypatch.setattr(rate, 'MAX_NUMBERS', 4*1000) # of four classes: 1,000 rows
+    monkeypatch.setattr(transition, 'MAX_NUMBERS', 4*1000) # of four classes: 1,000 rows
     part = fit_noise(2*logits, given)
     assert part[0] != whole[0] == pytest.approx(2, rel=.1) and part[0] == pytest.approx(2, rel=.2)
     assert len(part[2]) == 4000 and wrong_share(part[2], given) == pytest.approx(.3, abs=.03)

@@ -1,5 +1,5 @@
 "The noise report: its numbers against counting by hand, its files, and every kind of data."
-import math, re, shutil, subprocess
+import gzip, math, re, shutil, subprocess
 import numpy as np, pandas as pd, pytest, torch
 import torch.nn.functional as F
 from hypothesis import given, strategies as st
@@ -16,8 +16,10 @@ from fastnoisy.callback.also import ALSOCallback
 from fastnoisy.callback.bmm import BMMFilterCallback
 from fastnoisy.callback.dynamics import DynamicsCallback
 from fastnoisy.data.digits import digits_dls, small_cnn
-from fastnoisy.analysis.report import NoiseReport, evaluate, training_items, transition_matrix
+from fastnoisy.analysis.report.table import NoiseReport, noise_report, training_items
 from fastnoisy.analysis.noise_rate import share_interval
+from fastnoisy.analysis.transition import transition_matrix
+from fastnoisy.core.predict import predict
 from helpers import blob_learner, blobs, small_model, weights_of
 from helpers import Weigh
 
@@ -30,7 +32,7 @@ def digits():
     learn = Learner(dls, small_cnn(dls.n_channels, dls.c), loss_func=CrossEntropyLossFlat(), cbs=[ALSOCallback(), BMMFilterCallback(), DynamicsCallback()])
     learn.remove_cbs(ProgressCallback)
     learn.fit_one_cycle(10, 3e-3)
-    return learn, learn.noise_report()
+    return learn, noise_report(learn)
 
 # numbers
 
@@ -51,27 +53,14 @@ def test_share_interval_is_wilsons(n, share):
     expected = binomtest(k, n).proportion_ci(math.erf(1.96/math.sqrt(2)), 'wilson')
     assert (low, high) == pytest.approx(tuple(expected), abs=1e-9) and 0 <= low <= k/n + 1e-12 and k/n <= high + 1e-12
 
-def test_evaluate_is_the_model_in_eval_mode():
-    learn = blob_learner()
-    learn.fit(1)
-    before,mode = weights_of(learn.model),learn.model.training
-    given_,probs,losses = evaluate(learn)
-    x,y = blobs()
-    learn.model.eval()
-    with torch.no_grad(): logits = learn.model(x)
-    assert given_.tolist() == y.tolist()
-    np.testing.assert_allclose(probs, logits.softmax(1), atol=1e-6)
-    np.testing.assert_allclose(losses, F.cross_entropy(logits, y, reduction='none'), rtol=1e-4)
-    assert torch.equal(weights_of(learn.model), before)
-
 # the report on the digits
 
 def test_columns_and_labels(digits):
     learn,report = digits
-    assert list(report)[:8] == COLUMNS + ['p_noisy'] and report.sample_id.tolist() == list(range(1078))
+    assert list(report)[:8] == COLUMNS + ['noise_probability'] and report.sample_id.tolist() == list(range(1078))
     assert report.given_label.tolist() == [learn.dls.vocab[i] for i in learn.dls.noise.given]
     issue,frame = report.is_label_issue,learn.bmm.to_frame()
-    assert issue.tolist() == frame.is_label_issue.tolist() and np.allclose(report.p_noisy, frame.p_noisy)
+    assert issue.tolist() == frame.is_label_issue.tolist() and np.allclose(report.noise_probability, frame.p_noisy)
     assert report.label_quality.tolist() == learn.also.to_frame().label_quality.tolist()
     assert (report.suggested_label == report.given_label)[~issue].all() and (report.suggested_label == report.predicted_label)[issue].all()
     assert {'also_weight', 'dynamics_aum', 'dynamics_running_loss'} <= set(report) and report.source == 'also'
@@ -88,13 +77,27 @@ def test_it_is_right_about_the_digits(digits):
 
 def test_ranked(digits):
     learn,report = digits
-    ranked = learn.noise_report(ranked=True)
+    ranked = noise_report(learn, ranked=True)
     assert isinstance(ranked, NoiseReport) and ranked.summary() == report.summary()
     n = int(report.is_label_issue.sum())
     assert ranked.is_label_issue[:n].all() and not ranked.is_label_issue[n:].any()
     assert ranked.label_quality[:n].is_monotonic_increasing and ranked.label_quality[n:].is_monotonic_increasing
     assert report.ranked().sample_id.tolist() == ranked.sample_id.tolist()
-    assert type(report.head()) is pd.DataFrame
+    assert type(report[['is_label_issue', 'label_quality']]) is pd.DataFrame
+
+def test_a_part_is_a_report(digits):
+    "It keeps its methods; the numbers about the whole stay those of the whole"
+    learn,report = digits
+    part = report[report.given_label == 'b']
+    assert type(part) is NoiseReport and type(report.head(3)) is NoiseReport and type(part.ranked()) is NoiseReport
+    assert len(part.plot_top(3).axes) == 3 and part.noise_rate == report.noise_rate and part.summary().startswith(f'{len(part)} samples')
+    assert part.to_csv().count('\n') == len(part) + 1 and part.to_html(n=2, max_rows=5).count('<tr') == 6 + 11
+    assert type(report['label_quality']) is pd.Series and type(part.drop(columns='given_label')) is pd.DataFrame
+    class More(NoiseReport):
+        _metadata = NoiseReport._metadata + ['notes']
+    more = More(report).__finalize__(report)
+    more.notes = ['a']
+    assert type(more.head()) is More and more.head().notes == ['a'] and 'NoiseReport' not in repr(report.head(2))
 
 def test_summary(digits):
     _,report = digits
@@ -107,39 +110,52 @@ def test_training_goes_on_as_if_nothing_had_been_asked():
         learn = blob_learner(ALSOCallback())
         learn.dls.train.rng.seed(0)
         learn.fit(1)
-        if ask: learn.noise_report()
+        if ask: noise_report(learn)
         learn.fit(1)
         return weights_of(learn.model)
     assert torch.equal(run(True), run(False))
 
+def test_one_pass_over_the_training_set_serves_the_whole_report():
+    "Each training sample goes through the model once, each validation sample too, whatever methods there are"
+    learn = blob_learner([ALSOCallback(), BMMFilterCallback(), DynamicsCallback()])
+    learn.dls = DataLoaders.from_dsets(list(zip(*blobs())), list(zip(*blobs(120, seed=1))), bs=16, device='cpu')
+    learn.fit(4, 1e-2)
+    seen = []
+    hook = learn.model.register_forward_hook(lambda m, x, out: seen.append(len(out)))
+    try: report = noise_report(learn)
+    finally: hook.remove()
+    assert sum(seen) == 96 + 120 and len(seen) == 6 + 8 and report.estimate is not None
+
 # sources
 
-@pytest.mark.parametrize('cbs, source', [((), 'loss'), ((lambda: DynamicsCallback('aum'),), 'loss'), ((DynamicsCallback,), 'running_loss'),
+@pytest.mark.parametrize('cbs, source', [((), 'loss'), ((lambda: DynamicsCallback('aum'),), 'loss'), ((DynamicsCallback,), 'dynamics'),
                                          ((ALSOCallback, DynamicsCallback), 'also'), ((lambda: Weigh(torch.ones_like),), 'loss')])
 def test_source(cbs, source):
     learn = blob_learner([o() for o in cbs])
     learn.fit(2)
-    report = learn.noise_report()
+    report = noise_report(learn)
     assert report.source == source and report.label_quality.between(0, 1).all()
-    if source == 'loss': assert report.label_quality.rank().tolist() == pd.Series(-evaluate(learn)[2]).rank().tolist()
-    if source == 'running_loss': assert (report.label_quality == report.dynamics_running_loss_quality).all()
+    if source == 'loss': assert report.label_quality.rank().tolist() == pd.Series(-predict(learn).losses.numpy()).rank().tolist()
+    if source == 'dynamics': assert (report.label_quality == report.dynamics_running_loss_quality).all()
 
 def test_methods_that_were_not_trained_are_left_out():
     learn = blob_learner()
     learn.fit(1)
     learn.add_cb(ALSOCallback())
-    assert learn.noise_report().source == 'loss'
+    assert noise_report(learn).source == 'loss'
 
 def test_no_groups():
     learn = blob_learner(DynamicsCallback())
     learn.fit(1)
-    report = learn.noise_report()
+    report = noise_report(learn)
     assert not report.separates and report.noise_rate == 0 and not report.is_label_issue.any() and (report.suggested_label == report.given_label).all()
     assert 'No group of wrong labels stands out' in report.summary() and np.allclose(report.transition, np.eye(3))
 
 class Said:
     "A stand-in for the neighbours"
     name = 'knn'
+    def label_quality(self): return None
+    def suggested_labels(self): return np.array([(i+1) % 3 if i else -1 for i in range(96)])
     def to_frame(self): return pd.DataFrame(dict(sample_id=range(96), suggested_label=[(i+1) % 3 if i else -1 for i in range(96)], agreement=.5))
 
 def test_suggestions_of_the_neighbours(monkeypatch):
@@ -147,8 +163,8 @@ def test_suggestions_of_the_neighbours(monkeypatch):
     learn.fit(1)
     learn.cbs.append(Said())
     issues = np.arange(96) < 10
-    monkeypatch.setattr('fastnoisy.analysis.report._p_noisy', lambda *a: (issues*1., True, issues))
-    report = learn.noise_report()
+    monkeypatch.setattr('fastnoisy.analysis.report.table._noise_probability', lambda *a: (issues*1., True, issues))
+    report = noise_report(learn)
     _,y = blobs()
     vocab = learn.dls.vocab
     assert report.suggested_label[1:10].tolist() == [str(vocab[(i+1) % 3]) for i in range(1, 10)] and (report.suggested_label == report.given_label)[10:].all()
@@ -164,16 +180,44 @@ def test_csv(digits, tmp_path):
     assert report.to_csv().splitlines()[0] == ','.join(report)
 
 def test_csv_of_names_that_look_like_formulas(digits):
-    report = digits[0].noise_report()
+    report = noise_report(digits[0])
     report['item'] = ['=HYPERLINK("x")', '+1+1', '-x', '@a', '\tb', '-1', '+2.5e3'] + ['fine']*1071
     lines = [o for o in report.sort_values('sample_id').pipe(lambda f: report.to_csv(columns=['sample_id', 'item'])).splitlines()]
     assert sorted(o for o in lines if "'" in o)[0].startswith('0,') or any('\'=HYPERLINK' in o for o in lines)
     assert not any(re.match(r'\d+,"?[=+\-@]', o) for o in lines if o not in ('5,-1', '6,+2.5e3')) and sum('fine' in o for o in lines) == 1071
     assert {'5,-1', '6,+2.5e3'} <= set(lines) # numbers are no formulas
 
+@pytest.mark.parametrize('write', ['to_csv', 'to_html'])
+def test_a_full_disk_leaves_the_file_of_before(digits, tmp_path, monkeypatch, write):
+    _,report = digits
+    file = tmp_path/'report.out'
+    file.write_text('before')
+    def full(*args): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr('os.fsync', full)
+    with pytest.raises(OSError, match='No space'): getattr(report, write)(file)
+    assert file.read_text() == 'before' and [o.name for o in tmp_path.iterdir()] == ['report.out']
+    monkeypatch.undo()
+    getattr(report, write)(file)
+    assert file.stat().st_size > 1000 and [o.name for o in tmp_path.iterdir()] == ['report.out']
+
+def test_csv_to_other_places(digits, tmp_path):
+    "Compressed by its name, appended, into an open file, through a link, and to what is no file"
+    _,report = digits
+    text = report.to_csv()
+    report.to_csv(tmp_path/'a.csv.gz')
+    assert gzip.decompress((tmp_path/'a.csv.gz').read_bytes()).decode() == text
+    for mode in 'wa': report.to_csv(tmp_path/'b.csv', mode=mode)
+    assert (tmp_path/'b.csv').read_text() == text + text
+    with open(tmp_path/'c.csv', 'w') as f: report.to_csv(f)
+    assert (tmp_path/'c.csv').read_text() == text
+    (tmp_path/'link.csv').symlink_to(tmp_path/'c.csv')
+    report.head(2).to_csv(tmp_path/'link.csv')
+    assert (tmp_path/'link.csv').is_symlink() and len(pd.read_csv(tmp_path/'c.csv')) == 2
+    report.to_csv('/dev/null')
+
 def test_html(digits, tmp_path):
     learn,_ = digits
-    report = learn.noise_report()
+    report = noise_report(learn)
     report['item'] = ['<img src=x onerror=alert(1)>' for _ in range(1078)]
     text = report.to_html(tmp_path/'report.html', n=6, max_rows=50).read_text()
     assert '<img src=x' not in text and '&lt;img src=x' in text and text.count('<tr') == 51 + 11 and 'The 50 most suspicious of 1078' in text
@@ -220,7 +264,7 @@ def test_a_folder_of_images(tmp_path, monkeypatch):
     learn = Learner(dls, small_cnn(3, 2), loss_func=CrossEntropyLossFlat(), cbs=ALSOCallback())
     learn.remove_cbs(ProgressCallback)
     learn.fit(1)
-    report = learn.noise_report()
+    report = noise_report(learn)
     assert report['item'].tolist() == [str(o) for o in dls.train_ds.items] and set(report.given_label) == {'cat', 'dog'}
     assert [Path_parent(o) for o in report['item']] == report.given_label.tolist()
     assert len(report.plot_top(4).axes) == 4
@@ -238,7 +282,7 @@ def test_a_table(tmp_path):
     learn = tabular_learner(dls, layers=[8], cbs=ALSOCallback())
     learn.remove_cbs(ProgressCallback)
     learn.fit(1)
-    report = learn.noise_report()
+    report = noise_report(learn)
     assert report['item'].tolist() == [f'row{i}' for i in range(50)] and report.given_label.tolist() == df.label[:50].tolist()
     texts = [ax.texts[0].get_text() for ax in report.plot_top(3).axes]
     assert all('a: ' in o and 'kind: ' in o for o in texts)
@@ -252,7 +296,7 @@ def test_series_of_tsai(tmp_path):
     learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), cbs=ALSOCallback())
     learn.remove_cbs(ProgressCallback)
     learn.fit(1)
-    report = learn.noise_report()
+    report = noise_report(learn)
     assert report.given_label.tolist() == ['a', 'b']*15 and len(report.plot_top(2).axes[0].lines) == 1
 
 def test_a_torch_loader():
@@ -261,7 +305,7 @@ def test_a_torch_loader():
     dls.train.device = torch.device('cpu') # tsai's version of `Learner.one_batch`, once it has been imported, asks for it
     learn = blob_learner(ALSOCallback(), dls=dls)
     learn.fit(1)
-    report = learn.noise_report()
+    report = noise_report(learn)
     assert report.given_label.tolist() == [str(i) for i in y.tolist()] and report['item'].tolist() == list(range(50))
     report.plot_top(2)
 
@@ -274,7 +318,7 @@ def test_broken_items():
     learn = Learner(DataLoaders(*(TfmdDL(rows, bs=8, num_workers=0) for _ in range(2))), small_model(), loss_func=CrossEntropyLossFlat(), cbs=ALSOCallback())
     learn.remove_cbs(ProgressCallback)
     learn.fit(1)
-    report = learn.noise_report()
+    report = noise_report(learn)
     assert pd.isna(report.given_label[5]) and pd.isna(report.predicted_label[5]) and len(report) == 24 and report.per_class.n.sum() == 23
     assert report.given_label.drop(5).notna().all()
 

@@ -1,17 +1,15 @@
-"Scores against loops over recorded predictions, detection metrics against scikit-learn, gradient norms against one backward pass per sample."
+"Scores against loops over recorded predictions, gradient norms against one backward pass per sample."
 import copy, math
 import numpy as np, pandas as pd, pytest, torch
 import torch.nn.functional as F
-from hypothesis import given, settings, strategies as st
-from sklearn import metrics as skm
 from torch import nn
 from helpers import by_hand
 from fastnoisy.core.sample_loss import Labels
 from fastnoisy.data.digits import small_cnn
-from fastnoisy.analysis.training_dynamics import (SCORES, Score, ScoreState, average_precision, batch_signals,
-                                                  detection_table, error_norm, label_probability, last_layer_norms,
-                                                  loss_bound, margin, model_norms, precision_recall_f1,
-                                                  register_score, roc_auc, soft_truncated, to_quality)
+from fastnoisy.analysis.detection import to_quality
+from fastnoisy.analysis.training_dynamics import (SCORES, Score, ScoreState, batch_signals, error_norm,
+                                                  label_probability, last_layer_norms, loss_bound, margin,
+                                                  model_norms, register_score, soft_truncated)
 
 CHEAP = ['loss', 'running_loss', 'confidence', 'variability', 'aleatoric', 'aum', 'el2n', 'forgetting', 'wrong_events', 'cnlcu']
 
@@ -228,73 +226,9 @@ def test_score_of_ones_own():
     (lambda: ScoreState(3, ['aum', 'loss']).update(torch.tensor([0]), margin=torch.ones(1)), "signals \\['loss'\\]"),
     (lambda: ScoreState(3, 'aum').merge(ScoreState(4, 'aum')), 'both must be the same'),
     (lambda: ScoreState(3, 'aum').merge(ScoreState(3, 'loss')), 'both must be the same'),
-    (lambda: ScoreState(3, 'aum').load_state_dict(ScoreState(3, 'loss').state_dict()), 'both must be the same'),
-    (lambda: roc_auc([.1, .2, .3], [True, True, True]), '3 wrong labels among the 3'),
-    (lambda: average_precision([.1, .2], [False, False]), '0 wrong labels among the 2'),
-    (lambda: precision_recall_f1([.1, np.nan], [False, True], .5), '0 wrong labels among the 1'),
-    (lambda: roc_auc([.1, .2, .3], [True, False]), 'one value of each per sample')])
+    (lambda: ScoreState(3, 'aum').load_state_dict(ScoreState(3, 'loss').state_dict()), 'both must be the same')])
 def test_mistakes(call, match):
     with pytest.raises(ValueError, match=match): call()
-
-# quality
-
-values = st.lists(st.one_of(st.integers(-3, 3).map(float), st.floats(-5, 5), st.just(math.nan), st.just(math.inf)), min_size=1, max_size=25)
-
-@settings(max_examples=100, deadline=None)
-@given(values, st.booleans())
-def test_quality_is_the_share_of_others_that_are_more_suspicious(x, high):
-    got = to_quality(x, high)
-    for i,a in enumerate(x):
-        others = [b for j,b in enumerate(x) if j != i and not math.isnan(b)]
-        if math.isnan(a): assert math.isnan(got[i])
-        elif not others: assert got[i] == .5
-        else: assert got[i] == pytest.approx(sum((b > a if high else b < a) + (b == a)/2 for b in others)/len(others))
-
-# detection
-
-def auc_in_a_loop(q, t):
-    "Of all pairs of a wrong and a right label, the share in which the wrong one has the lower quality; a tie is half"
-    return np.mean([(a < b) + (a == b)/2 for a in q[t] for b in q[~t]])
-
-def average_precision_in_a_loop(q, t):
-    "Sum over the thresholds of the precision times what the recall has grown"
-    total,recall = 0.,0.
-    for threshold in sorted(set(q)):
-        flagged = q <= threshold
-        total,recall = total + t[flagged].mean()*(t[flagged].sum()/t.sum() - recall),t[flagged].sum()/t.sum()
-    return total
-
-truth_and_quality = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=2, max_size=40).filter(lambda v: 0 < sum(t for t,_ in v) < len(v))
-
-@settings(max_examples=100, deadline=None)
-@given(truth_and_quality, st.floats(0, 1))
-def test_detection_metrics(pairs, threshold):
-    t,q = np.array([a for a,_ in pairs]),np.array([b/6 for _,b in pairs])
-    with np.errstate(divide='ignore'): logits = np.log(q) - np.log(1 - q) # 0 and 1 become infinite
-    for values in (q, logits):
-        assert roc_auc(values, t) == pytest.approx(auc_in_a_loop(values, t))
-        assert average_precision(values, t) == pytest.approx(average_precision_in_a_loop(values, t))
-    expected = skm.precision_recall_fscore_support(t, q < threshold, average='binary', zero_division=0)[:3]
-    assert precision_recall_f1(q, t, threshold) == pytest.approx(expected)
-
-def test_detection_of_many():
-    rng = np.random.default_rng(0)
-    t = rng.random(5000) < .3
-    q = rng.normal(size=5000) - t
-    assert roc_auc(q, t) == pytest.approx(skm.roc_auc_score(t, -q)) and average_precision(q, t) == pytest.approx(skm.average_precision_score(t, -q))
-    assert type(roc_auc(q, t)) is float and type(average_precision(q, t)) is float
-
-def test_unseen_samples_are_left_out():
-    q,t = [.1, math.nan, .4, .3, math.nan],[True, True, False, True, False]
-    assert roc_auc(q, t) == 1. and average_precision(torch.tensor(q), torch.tensor(t)) == 1. and precision_recall_f1(q, t, .35) == (1., 1., 1.)
-
-def test_detection_table():
-    frame = pd.DataFrame(dict(sample_id=range(4), bad_quality=[.9, .8, .1, .2], good_quality=[.1, .6, .2, .9], none_quality=[math.nan]*4))
-    table = detection_table(frame, [True, False, True, False])
-    assert table.index.tolist() == ['good', 'bad', 'none'] and table.index.name == 'score'
-    assert table.loc['good'].tolist() == pytest.approx([1., 1., 1., 1., 1.]) # threshold: half of the labels are wrong
-    assert table.loc['bad'].tolist()[2:] == pytest.approx([.5, .5, .5]) and table.loc['none'].isna().all()
-    assert detection_table(frame, [True, False, True, False], threshold=.15).recall['good'] == .5
 
 # gradients
 

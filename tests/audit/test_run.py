@@ -14,7 +14,7 @@ from fastnoisy.callback.bmm import BMMFilterCallback
 from fastnoisy.cli import main, parser
 from fastnoisy.audit.sources import (_features, labelled_csv, labelled_folder, labelled_npz, labelled_series,
                                      look_at_image)
-from fastnoisy.analysis.report import NoiseReport
+from fastnoisy.analysis.report.table import NoiseReport
 from readme import root
 
 @pytest.fixture(autouse=True)
@@ -143,7 +143,7 @@ def test_same_seed_same_result(tmp_path):
     assert qualities(0) == qualities(0) != qualities(1)
 
 def test_flags_and_what_follows_from_them(tmp_path, monkeypatch):
-    monkeypatch.setattr('fastnoisy.analysis.report._p_noisy', lambda frames, values, options: (np.ones(len(values)), True, np.ones(len(values), bool)))
+    monkeypatch.setattr('fastnoisy.analysis.report.table._noise_probability', lambda frames, values, options: (np.ones(len(values)), True, np.ones(len(values), bool)))
     report = audit(npz=write_npz(tmp_path/'d.npz'), epochs=1, out=tmp_path/'out', device='cpu')
     assert (report.is_label_issue == (report.predicted_label != report.given_label)).all() and 0 < report.is_label_issue.sum() < 60
     assert report.noise_rate == report.is_label_issue.mean() and report.interval[0] < report.noise_rate < report.interval[1]
@@ -399,8 +399,8 @@ def test_settings():
 @pytest.fixture
 def suggests(monkeypatch):
     "Every fourth sample is flagged, and another label suggested"
-    monkeypatch.setattr('fastnoisy.analysis.report._p_noisy', lambda frames, values, options: (np.ones(len(values)), True, np.arange(len(values)) % 4 == 0))
-    monkeypatch.setattr('fastnoisy.analysis.report._suggested', lambda frames, given, predicted, issue: np.where(issue, (given + 1) % (given.max() + 1), given))
+    monkeypatch.setattr('fastnoisy.analysis.report.table._noise_probability', lambda frames, values, options: (np.ones(len(values)), True, np.arange(len(values)) % 4 == 0))
+    monkeypatch.setattr('fastnoisy.analysis.report.table._suggested', lambda frames, given, predicted, issue: np.where(issue, (given + 1) % (given.max() + 1), given))
 
 def test_copy_of_a_folder(tmp_path, suggests):
     source = write_folder(tmp_path/'images')

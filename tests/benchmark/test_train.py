@@ -5,7 +5,7 @@ from fastnoisy.all import METHODS, digits_dls, run_one, small_cnn
 from fastnoisy.benchmark.train import SCHEDULES, clean_accuracy, known_methods, train_one
 from fastai.callback.core import Callback
 from fastnoisy.core.registry import Method
-from fastnoisy.analysis.metrics import wrong_samples
+from fastnoisy.analysis.detection import wrong_samples
 
 def run(method='ce', seed=0, **kwargs): return run_one(digits_dls(noise=.4, device='cpu'), partial(small_cnn, 3, 10), method, 2, seed=seed, **kwargs)
 

