@@ -154,8 +154,8 @@ class ALSOWeights:
         self.sums = self.sums + torch.stack([share, first, v*first]).sum(1)/self.n
 
     def _is_due(self):
-        "Must the sums be added up anew: too much decay, each sample moved once, or (where looking is free) more lost in them than is left"
-        if self.n <= self.small or self.since > self.refresh or self.moved > self.n: return True
+        "Must the sums be added up anew: too much decay, half the samples moved, or (where looking is free) more lost in them than is left"
+        if self.n <= self.small or self.since > self.refresh or 2*self.moved >= self.n: return True
         if not self.sums.is_cpu: return False
         now = self.sums[0].item()
         self.top = max(self.top, now)
