@@ -9,7 +9,6 @@ __all__ = ['answers', 'ask', 'methods_that_answer', 'method_named', 'best_qualit
 import numpy as np
 import torch
 from torch import Tensor
-from fastcore.foundation import L
 from .method import MethodCallback
 
 # %% ../../nbs/core/quality.ipynb #94ef0c13
@@ -45,10 +44,11 @@ def method_named(
 
 def best_quality(
     learn, # A `Learner`
+    ranks:bool=True, # Does a mere order serve?
 ):
     "The method whose label quality counts: of those with a `priority` > 0 the first; None where there is none"
-    said = [cb for cb in methods_that_answer(learn, 'label_quality') if getattr(cb, 'priority', 0) > 0]
-    return said[0] if said else None
+    def serves(cb): return getattr(cb, 'priority', 0) > 0 and (ranks or not getattr(cb, 'only_ranks', False))
+    return next(filter(serves, methods_that_answer(learn, 'label_quality')), None)
 
 # %% ../../nbs/core/quality.ipynb #e7cf76e2
 def suspicion_of(
@@ -57,16 +57,16 @@ def suspicion_of(
     "How suspicious each label is to `method`; a label that it does not know is not suspicious"
     p = ask(method, 'noise_probability')
     if p is not None: return torch.as_tensor(p).float().nan_to_num(0.)
-    trust = ask(method, 'trust')
-    if trust is None and not answers(method, 'trust'): trust = ask(method, 'label_quality')
+    trust = ask(method, 'trust' if answers(method, 'trust') else 'label_quality')
     return None if trust is None else 1 - torch.as_tensor(trust).float().nan_to_num(1.)
 
 def best_suspicion(
     learn, # A `Learner`
     but=None, # A method that is not asked
 )->Tensor: # (N,) float32 in [0, 1], or None
-    "`suspicion_of` the first method with something to say: those that know probabilities come first, then those with a `priority` > 0"
-    asked = methods_that_answer(learn, 'noise_probability')
-    asked += [cb for cb in methods_that_answer(learn, 'label_quality') if getattr(cb, 'priority', 0) > 0]
-    said = (suspicion_of(cb) for cb in L(asked).unique() if cb is not but)
+    """`suspicion_of` the first method with something to say: those that know probabilities come first,
+    then those with a `priority` > 0 whose quality is more than an order"""
+    def serves(cb): return getattr(cb, 'priority', 0) > 0 and not getattr(cb, 'only_ranks', False)
+    asked = methods_that_answer(learn, 'noise_probability') + list(filter(serves, methods_that_answer(learn, 'label_quality')))
+    said = (suspicion_of(cb) for cb in asked if cb is not but)
     return next((o for o in said if o is not None), None)
