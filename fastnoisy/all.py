@@ -27,8 +27,8 @@ from .analysis.neighbors import embed, knn_vote, nearest
 from .callback.bmm import *
 from .analysis.mixture import *
 from .analysis.training_dynamics import *
-from .analysis.detection import (Detection, average_precision, detection_table, n_found, precision_recall_f1,
-                                          roc_auc, signals, suspicion, to_quality, wrong_samples)
+from .analysis.detection import Detection, n_found, signals, suspicion, wrong_samples
+from .analysis.ranking import average_precision, detection_table, precision_recall_f1, roc_auc, to_quality
 from .analysis.transition import fit_noise, noise_em, transition_matrix
 from .analysis.noise_rate import NoiseEstimate, estimate_noise, share_interval
 from .analysis.report import *

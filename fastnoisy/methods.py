@@ -73,6 +73,11 @@ class TwoViews(Callback):
 
     def after_pred(self): self.learn.pred = tuple(self.pred.chunk(2))
 
+_PUPKOV = 'Pupkov, Ignashin, Beznosikov: Leveraging Adaptive Loss Scaling'
+register_method('also+bmm', lambda: dict(cbs=[ALSOCallback(), BMMFilterCallback(action='drop')]),
+                'ALSO, and what its weights say is mislabelled is left out', f'{_PUPKOV} for Noisy Label Filtering, 2025')
+register_method('also+knn', lambda **options: dict(cbs=[ALSOCallback(), KNNCorrectionCallback(**options)]),
+                'ALSO, and what it suspects gets the label on which the neighbours agree', f'{_PUPKOV} and Embeddings for Label Correction, 2025')
 register_method('gjs', lambda **options: dict(loss_func=GJSLoss(**options), cbs=TwoViews()), 'js of the label and two views of each image', _ENGLESSON, needs='images')
 
 # %% ../nbs/methods.ipynb #8fa04848

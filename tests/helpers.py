@@ -198,7 +198,6 @@ def methods_of(method):
     kwargs = {'loss_func': CrossEntropyLossFlat(), **METHODS[method].make()}
     cbs = L(kwargs.pop('cbs', None))
     for cb in cbs:
-        if hasattr(cb, 'start'): cb.start = 1
         if hasattr(cb, 'warmup'): cb.warmup = 0
         if hasattr(cb, 'agreement'): cb.k,cb.agreement,cb.threshold = 5,.5,0.
     return cbs + DynamicsCallback(), kwargs

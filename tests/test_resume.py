@@ -187,8 +187,8 @@ def test_other_format(tmp_path):
     (lambda: DynamicsCallback('aum'), lambda: DynamicsCallback('el2n'), 'aum'),
     (lambda: BMMFilterCallback('running_loss'), lambda: BMMFilterCallback('aum'), "signal='aum': the saved state is that of signal='running_loss'"),
     (lambda: BMMFilterCallback('running_loss'), lambda: BMMFilterCallback('loss'), "signal='loss': the saved state is that of signal='running_loss'"),
-    (lambda: KNNCorrectionCallback(k=5, start=1), lambda: KNNCorrectionCallback(k=5, start=1, soft=True), 'soft=True'),
-    (lambda: KNNCorrectionCallback(k=5, start=1, action='filter'), lambda: KNNCorrectionCallback(k=5, start=1), "action='correct': the saved"),
+    (lambda: KNNCorrectionCallback(k=5, warmup=1), lambda: KNNCorrectionCallback(k=5, warmup=1, soft=True), 'soft=True'),
+    (lambda: KNNCorrectionCallback(k=5, warmup=1, action='filter'), lambda: KNNCorrectionCallback(k=5, warmup=1), "action='correct': the saved"),
 ])
 def test_other_options(was, now, message, tmp_path):
     def make(cb):

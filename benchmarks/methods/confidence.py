@@ -33,7 +33,7 @@ from fastnoisy.all import GCELoss, GJSLoss, JSLoss, PairNoise, SymmetricNoise, d
 from fastnoisy.analysis.metrics import accuracy_of
 from fastnoisy.core.loaders import plain_tensors
 from fastnoisy.callback.confidence import TwoModelConfidenceCallback
-from fastnoisy.callback.label_confidence import js_divergence
+from fastnoisy.callback.confidence import js_divergence
 from fastnoisy.losses import gce_loss
 from fastnoisy.core.views import SecondView, shifted
 from compare import from_npz

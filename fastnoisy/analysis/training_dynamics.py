@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from ..core.modules import model_mode
-from .detection import average_precision, detection_table, precision_recall_f1, roc_auc, to_quality
+from .ranking import average_precision, detection_table, precision_recall_f1, roc_auc, to_quality
 
 # %% ../../nbs/analysis/training_dynamics.ipynb #a402c782
 def label_probability(

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from ..core.checks import require
 from ..core.loaders import batch_size
 from ..core.modules import state_device
 from ..core.method import MethodCallback
@@ -46,43 +47,35 @@ def _finite(losses):
 
 class ALSOWeights:
     "The weights of N samples, held as `u` = log(pi/prior) + constant; a step costs the size of the batch, not N"
-    refresh = .02 # decay after which the sum is added up anew
+    refresh = .02 # decay after which the sums are added up anew
+    small = 2**9 # with as many weights or fewer they are added up after each step: the dense form
+    limit = 1e6 # of u, nats: where a difference of losses is so large, one sample has all the weight anyway
     def __init__(self,
         n:int, # How many samples
-        sign:float=-1., # -1: expensive samples lose weight; 1: they gain
+        sign:float=-1., # -1: high losses lose weight; 1: they gain
         prior:Tensor=None, # (n,), sum 1; default uniform
         device='cpu',
     ):
         self.n,self.sign = n,sign
         self.u = torch.zeros(n, device=device)
         self.at = torch.zeros(n, device=device, dtype=torch.float64) # decay so far when each was touched last
+        self.slot = torch.zeros(n, device=device, dtype=torch.int32) # scratch: a position in the batch for each of its ids
         self.relative = None if prior is None else (prior*n).to(device, torch.float32) # prior over uniform
-        self.decay,self.since,self.last = 0.,0.,None # last: ids and losses of the last step
+        self.decay,self.last,self.center = 0.,None,None # last: ids and losses of the last step
         self._add_up()
 
     def to(self, device):
         "Move to `device`"
-        for o in ('u', 'at', 'sums', 'relative'): setattr(self, o, None if getattr(self, o) is None else getattr(self, o).to(device))
+        for o in ('u', 'at', 'slot', 'sums', 'relative'):
+            if getattr(self, o) is not None: setattr(self, o, getattr(self, o).to(device))
         self.last = None if self.last is None else tuple(o.to(device) for o in self.last)
-
-    def _now(self, ids):
-        "u of some samples, decayed to now"
-        return self.u[ids] * torch.exp(self.at[ids] - self.decay).float()
-
-    def _share(self, ids, u): return u.exp() if self.relative is None else self.relative[ids]*u.exp()
-
-    def _add_up(self):
-        every = slice(None)
-        u = self._now(every)
-        e = self._share(every, u)
-        self.sums = torch.stack([e.mean(dtype=torch.float64), (e*u).mean(dtype=torch.float64), (e*u*u).mean(dtype=torch.float64)])
-        self.since = 0.
 
     def weights(self,
         ids:Tensor, # (B,)
-    )->Tensor: # (B,), averages 1 over all samples
+    )->Tensor: # (B,), in [0, N], averages 1 over all samples
         "N * pi of some samples"
-        return (self._share(ids, self._now(ids)) / self.sums[0]).float()
+        share = self._share(ids, self._centered(self._now(ids)))
+        return (share / self.sums[0].clamp(min=1e-300)).clamp(max=self.n).float()
 
     def step(self,
         ids:Tensor, # (B,), positions
@@ -93,6 +86,7 @@ class ALSOWeights:
         "One step of `also_update`"
         self.last = ids,_finite(losses.detach().to(self.u).as_subclass(Tensor))
         self._move(*self.last, lr, temperature)
+        if self._is_due(): self._add_up()
 
     def weights_ahead(self,
         ids:Tensor, # (B,)
@@ -101,24 +95,51 @@ class ALSOWeights:
     )->Tensor: # (B,), averages 1 over all samples
         "N * pi of some samples after one more step with the last losses, a step which is not taken"
         if self.last is None: return self.weights(ids)
-        last = self.last[0]
-        kept = self.u[last],self.at[last],self.sums,self.decay,self.since
+        last,names = self.last[0],('sums', 'decay', 'since', 'moved', 'top', 'center')
+        u,at,kept = self.u[last],self.at[last],{o: getattr(self, o) for o in names}
         try:
             self._move(*self.last, lr, temperature)
+            if self._is_due(): self.center,_,self.sums = self._totals()
             return self.weights(ids)
-        finally: self.u[last],self.at[last],self.sums,self.decay,self.since = kept
+        finally:
+            self.u[last],self.at[last] = u,at
+            for o,v in kept.items(): setattr(self, o, v)
+
+    def all(self)->Tensor: # (N,)
+        "N * pi of all samples, exactly"
+        u = self._now(slice(None))
+        share = self._share(slice(None), u - u.max())
+        return (share / share.mean()).float()
+
+    def _now(self, ids):
+        "u of some samples, decayed to now"
+        return self.u[ids] * torch.exp(self.at[ids] - self.decay).float()
+
+    def _centered(self, u): return u if self.center is None else u - self.center
+
+    def _share(self, ids, v):
+        "Part of the weights, not normalised, (B,) float64; `v` is at most a little above 0, and what is far above would not be finite"
+        share = v.double().clamp(max=600).exp()
+        return share if self.relative is None else self.relative[ids]*share
 
     def _move(self, ids, losses, lr, temperature):
-        same = (ids[:,None] == ids).float() # an id that occurs twice counts twice
-        f,shares = same @ losses,1/same.sum(1)
-        old = self._now(ids)
-        d = math.log1p(temperature*lr)
+        "Move the samples of the batch, and the sums with them; of all others it is enough that time goes on"
+        total,once = self._by_id(ids, losses)
+        shrink,old = 1 + temperature*lr,self._now(ids)
+        new = ((old + self.sign*lr*total) / shrink).clamp(-self.limit, self.limit)
+        d = math.log(shrink)
         self._decay_sums(d)
-        self.decay,self.since = self.decay + d,self.since + d
-        new = (old + self.sign*lr*f) / (1 + temperature*lr)
-        self._replace_in_sums(ids, old / (1 + temperature*lr), new, shares)
+        self._replace_in_sums(ids, self._centered(old/shrink), self._centered(new), once)
+        self.decay,self.since,self.moved = self.decay + d,self.since + d,self.moved + len(ids)
         self.u[ids],self.at[ids] = new,self.decay
-        if self.since > self.refresh: self._add_up()
+
+    def _by_id(self, ids, losses):
+        "For each id of the batch the sum of its losses, (B,), and one over how often it occurs, (B,)"
+        self.slot[ids] = torch.arange(len(ids), dtype=torch.int32, device=ids.device)
+        first = self.slot[ids] # the same position for all that are alike
+        both = torch.stack([losses, torch.ones_like(losses)], 1)
+        total,times = torch.zeros_like(both).index_add_(0, first, both)[first].unbind(1)
+        return total, 1/times
 
     def _decay_sums(self, d):
         "Each u becomes u*exp(-d): the sums of e^u and u e^u to second and first order in d"
@@ -126,22 +147,45 @@ class ALSOWeights:
         k = -math.expm1(-d)
         self.sums = torch.stack([s0 - k*s1 + k*k*s2/2, s1 - k*(s1 + s2), s2 - 2*k*s2])
 
-    def _replace_in_sums(self, ids, old, new, shares):
-        a,b = shares*self._share(ids, old).double(),shares*self._share(ids, new).double()
-        self.sums = self.sums + torch.stack([(b - a).sum(), (b*new - a*old).sum(), (b*new*new - a*old*old).sum()]) / self.n
+    def _replace_in_sums(self, ids, old, new, once):
+        both,v = torch.cat([ids, ids]),torch.cat([new, old]).double()
+        share = torch.cat([once, -once]) * self._share(both, v)
+        first = v*share
+        self.sums = self.sums + torch.stack([share, first, v*first]).sum(1)/self.n
 
-    def all(self)->Tensor: # (N,)
-        "N * pi of all samples, exactly"
-        every = slice(None)
-        e = self._share(every, self._now(every))
-        return (e / e.mean(dtype=torch.float64)).float()
+    def _is_due(self):
+        "Must the sums be added up anew: too much decay, half the samples moved, or (where looking is free) more lost in them than is left"
+        if self.n <= self.small or self.since > self.refresh or 2*self.moved >= self.n: return True
+        if not self.sums.is_cpu: return False
+        now = self.sums[0].item()
+        self.top = max(self.top, now)
+        return not 1e-6*self.top < now < 1e200
 
-    def state_dict(self): return dict(u=self.u.cpu().clone(), at=self.at.cpu().clone(), sums=self.sums.cpu(), decay=self.decay, since=self.since,
-                                     last=None if self.last is None else tuple(o.cpu() for o in self.last))
+    def _totals(self):
+        "The largest u, v = u - the largest (N,), and the means of e^v, v e^v, v^2 e^v"
+        u = self._now(slice(None))
+        center = u.max()
+        v = u - center
+        share = self._share(slice(None), v)
+        return center, v, torch.stack([share.mean(), (share*v).mean(), (share*v*v).mean()])
+
+    def _add_up(self):
+        "Put the largest u at 0, and add up"
+        _,self.u,self.sums = self._totals()
+        self.at.fill_(self.decay)
+        self.since,self.moved,self.top = 0.,0,0.
+
+    _saved = 'u','at','sums'
+    def state_dict(self):
+        last = None if self.last is None else tuple(o.cpu() for o in self.last)
+        numbers = {o: getattr(self, o) for o in ('decay', 'since', 'moved', 'top')}
+        return dict({o: getattr(self, o).to('cpu', copy=True) for o in self._saved}, **numbers, last=last)
+
     def load_state_dict(self, sd):
-        if len(sd['u']) != self.n: raise ValueError(f'The saved ALSO weights are those of {len(sd["u"])} samples, but this training set has {self.n}.')
-        self.u,self.at,self.sums = (sd[o].to(self.u.device, copy=True) for o in ('u', 'at', 'sums'))
-        self.decay,self.since = sd['decay'],sd['since']
+        if len(sd['u']) != self.n: raise ValueError(
+            f'The saved ALSO weights are those of {len(sd["u"])} samples, but this training set has {self.n}.')
+        for o in self._saved: setattr(self, o, sd[o].to(self.u.device, copy=True))
+        self.decay,self.since,self.moved,self.top = sd['decay'],sd['since'],sd.get('moved', 0),sd.get('top', 0.)
         self.last = None if sd['last'] is None else tuple(o.to(self.u.device) for o in sd['last'])
 
 # %% ../../nbs/callback/also.ipynb #e5de03ab
@@ -149,7 +193,7 @@ MODES = 'weights','descent-ascent','optimistic'
 
 class ALSOCallback(MethodCallback):
     "Learn one weight per sample with the model, and train with it (Pupkov et al. 2025; with objective='max' Feoktistov et al. 2025)"
-    name = 'also'
+    name,priority = 'also',30
     def __init__(self,
         objective:str='min', # 'min': expensive samples lose weight, for wrong labels; 'max': they gain, for neglected groups
         temperature:float=.25, # tau, nats, > 0: the loss difference that makes a factor of e. Towards 0 a sample is in or out, large = plain training
@@ -158,10 +202,10 @@ class ALSOCallback(MethodCallback):
         groups=None, # Group id of each sample, (N,) ints from 0: one weight per group; default one per sample
         mode:str='weights', # 'weights': the Learner's optimizer, any; 'descent-ascent': the same, and it must be Adam; 'optimistic': half steps ahead
     ):
-        if objective not in SIGNS: raise ValueError(f"objective={objective!r}: give 'min' or 'max'.")
-        if mode not in MODES: raise ValueError(f'mode={mode!r}: give one of {MODES}.')
+        require(objective in SIGNS, 'objective', objective, "give 'min' or 'max'")
+        require(mode in MODES, 'mode', mode, f'give one of {MODES}')
         for name,v in (('temperature', temperature), ('horizon', horizon)):
-            if not (isinstance(v, Real) and v > 0): raise ValueError(f'{name}={v!r}: give a number > 0.')
+            require(isinstance(v, Real) and v > 0, name, v, 'give a number > 0')
         self.objective,self.temperature,self.horizon = objective,temperature,horizon
         self.prior,self.groups,self.mode,self.pi = prior,groups,mode,None
 
@@ -169,17 +213,19 @@ class ALSOCallback(MethodCallback):
         if self.mode != 'weights': check_adam(self.opt, self.mode)
         if self.mode == 'optimistic': self._step_optimistically()
         n,device = len(self.dls.train.dataset),state_device(self.model)
-        if self.groups is not None: self.groups = _checked('groups', torch.as_tensor(self.groups), n).to(device)
+        if self.groups is not None: self.groups = _checked('groups', torch.as_tensor(self.groups), n).to(device, torch.long)
         n = n if self.groups is None else int(self.groups.max()) + 1
         if self.pi is None: self.pi = ALSOWeights(n, SIGNS[self.objective], self._prior(n), device)
-        elif self.pi.n != n: raise ValueError(f'ALSO holds the weights of {self.pi.n} samples, but the training set now has {n}: use a new ALSOCallback.')
+        if self.pi.n != n: raise ValueError(
+            f'ALSO holds the weights of {self.pi.n} samples, but the training set now has {n}: use a new ALSOCallback.')
         self.pi.to(device)
 
     def before_train(self):
         "Steps such that an epoch counts the same, whatever part of the samples it is made of"
         n_steps,n_all = len(self.learn.dl),len(self.dls.train)
         bs = (batch_size(self.dls.train) or len(self.dls.train.dataset)/n_all) * n_processes()
-        self.step_size,self.scale = math.expm1(1/(self.horizon*n_steps)) / self.temperature, self.pi.n/bs * n_steps/n_all
+        self.step_size = math.expm1(1/(self.horizon*n_steps)) / self.temperature
+        self.scale = self.pi.n/bs * n_steps/n_all
 
     def _step_optimistically(self):
         steps = OptimisticSteps()
@@ -195,7 +241,8 @@ class ALSOCallback(MethodCallback):
 
     def batch_weights(self):
         ids = self._rows(self.sample_ids)
-        weights = self.pi.weights_ahead(ids, self.step_size, self.temperature) if self.mode == 'optimistic' else self.pi.weights(ids)
+        if self.mode == 'optimistic': weights = self.pi.weights_ahead(ids, self.step_size, self.temperature)
+        else: weights = self.pi.weights(ids)
         ids,losses = self.gather_batch(self.sample_loss)
         self.pi.step(self._rows(ids), losses*self.scale, self.step_size, self.temperature)
         return weights.to(self.sample_loss.device)
@@ -208,10 +255,27 @@ class ALSOCallback(MethodCallback):
     def to_frame(self)->pd.DataFrame:
         "One row per sample: sample_id, weight (averages 1), label_quality in [0, 1] (low = suspicious)"
         if self.pi is None: raise ValueError('ALSO has no weights yet: train first.')
+        weight = self._weights()
+        return pd.DataFrame(dict(sample_id=np.arange(len(weight)), weight=weight, label_quality=self.label_quality()))
+
+    def label_quality(self)->np.ndarray: # (N,), in [0, 1], low = suspicious; None before training
+        "The weight over the largest; with objective='max' the smallest over it"
+        if self.pi is None: return None
+        quality = self._rated()
+        return quality/quality.max()
+
+    def trust(self)->np.ndarray: # (N,), in [0, 1]; None before training
+        "The weight, where it is less than the average"
+        return None if self.pi is None else self._rated().clip(max=1)
+
+    def _weights(self):
         weight = self.pi.all().cpu().numpy()
-        if self.groups is not None: weight = weight[self.groups.cpu().numpy()]
-        quality = weight if self.objective == 'min' else 1/weight
-        return pd.DataFrame(dict(sample_id=np.arange(len(weight)), weight=weight, label_quality=quality/quality.max()))
+        return weight if self.groups is None else weight[torch.as_tensor(self.groups).cpu().numpy()]
+
+    def _rated(self):
+        "High = no reason to suspect it, (N,) > 0"
+        weight = self._weights()
+        return weight if self.objective == 'min' else 1/weight.clip(min=1e-30)
 
     def state_dict(self): return None if self.pi is None else dict(self.pi.state_dict(), objective=self.objective)
     def load_state_dict(self, sd):
@@ -224,5 +288,5 @@ def _checked(name, v, n):
     if v.shape != (n,): raise ValueError(f'{name}: shape {tuple(v.shape)}, but there are {n} to be weighed: give ({n},).')
     return v
 
-register_method('also', lambda **options: dict(cbs=ALSOCallback(**options)), 'one weight per sample: what stays expensive counts less',
+register_method('also', lambda **options: dict(cbs=ALSOCallback(**options)), 'one weight per sample: what keeps a high loss counts less',
                 'Pupkov, Ignashin, Beznosikov: Leveraging Adaptive Loss Scaling for Noisy Label Filtering, 2025')

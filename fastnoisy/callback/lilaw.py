@@ -11,7 +11,10 @@ from numbers import Real
 import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
+from fastcore.basics import patch
 from fastai.torch_core import to_float
+from ..analysis.training_dynamics import Score, register_score
+from ..core.checks import require
 from ..core.loaders import RandomBatches, batch_size, inputs_and_targets
 from ..core.modules import forward_aside, same_autocast
 from ..core.method import MethodCallback
@@ -163,12 +166,23 @@ def plot_path(
     return fig
 
 # %% ../../nbs/callback/lilaw.ipynb #d3a51aa7
-def _require(ok, name, value, remedy):
-    if not ok: raise ValueError(f'{name}={value}: {remedy}.')
+def _check(start, terms, warmup, meta_every, meta_bs, meta_mode, meta, meta_of):
+    require(terms and set(terms) <= set(TERMS), 'terms', terms, f'give one or more of {TERMS}')
+    require(all(isinstance(o, Real) for o in start), 'alpha, beta, delta', start, 'give three numbers')
+    alpha,beta,delta = start
+    require(alpha >= 1 and alpha >= delta >= beta, 'alpha, beta, delta', start, 'keep alpha >= 1 and alpha >= delta >= beta')
+    require(warmup >= 0, 'warmup', warmup, 'give a number of epochs >= 0')
+    require(meta_every >= 1, 'meta_every', meta_every, 'give a number of steps >= 1')
+    require(meta_bs is None or meta_bs >= 1, 'meta_bs', meta_bs, 'give a batch size >= 1, or None for that of the training loader')
+    require(meta_mode in ('eval', 'train'), 'meta_mode', meta_mode, "give 'eval' or 'train'")
+    require(meta in ('direct', 'hypergradient'), 'meta', meta, "give 'direct' or 'hypergradient'")
+    require(meta_of in VIRTUAL_STEPS, 'meta_of', meta_of, "give 'all' or 'head'")
 
+# %% ../../nbs/callback/lilaw.ipynb #42726af2
 class LiLAWCallback(MethodCallback):
     "Weigh each sample by its difficulty; the weighting is learnt on validation batches (Moturu et al. 2025, Algorithm 1)"
     name,logged = 'lilaw',TERMS
+    _stateattrs = '_batches','_next_batch','_virtual','_autocast','_labels' # of a fit; they cannot be copied
     def __init__(self,
         alpha:float=10., # Start for easy samples, >= 1: the higher, the more weight for s_y close to max s
         beta:float=2., # Start for hard samples: the lower, the more weight
@@ -188,15 +202,7 @@ class LiLAWCallback(MethodCallback):
         seed:int=42, # Of the random validation batches
     ):
         terms = [terms] if isinstance(terms, str) else list(terms)
-        _require(terms and set(terms) <= set(TERMS), 'terms', terms, f'give one or more of {TERMS}')
-        _require(all(isinstance(o, Real) for o in (alpha, beta, delta)), 'alpha, beta, delta', (alpha, beta, delta), 'give three numbers')
-        _require(alpha >= 1 and alpha >= delta >= beta, 'alpha, beta, delta', (alpha, beta, delta), 'keep alpha >= 1 and alpha >= delta >= beta')
-        _require(warmup >= 0, 'warmup', warmup, 'give a number of epochs >= 0')
-        _require(meta_every >= 1, 'meta_every', meta_every, 'give a number of steps >= 1')
-        _require(meta_bs is None or meta_bs >= 1, 'meta_bs', meta_bs, 'give a batch size >= 1, or None for that of the training loader')
-        _require(meta_mode in ('eval', 'train'), 'meta_mode', meta_mode, "give 'eval' or 'train'")
-        _require(meta in ('direct', 'hypergradient'), 'meta', meta, "give 'direct' or 'hypergradient'")
-        _require(meta_of in VIRTUAL_STEPS, 'meta_of', meta_of, "give 'all' or 'head'")
+        _check((alpha, beta, delta), terms, warmup, meta_every, meta_bs, meta_mode, meta, meta_of)
         self.state = LiLAWState(alpha, beta, delta, lr, wd, terms)
         self.meta,self.meta_of,self.normalise = meta,meta_of,normalise
         self.warmup,self.detach,self.meta_dl,self.meta_every,self.meta_bs = warmup,detach,meta_dl,meta_every,meta_bs
@@ -218,19 +224,6 @@ class LiLAWCallback(MethodCallback):
         if self.meta == 'hypergradient':
             self._virtual = VIRTUAL_STEPS[self.meta_of](self.model)
             self.on_fit_end(self._virtual.close)
-
-    def _valid(self):
-        loaders = self.dls.loaders
-        if len(loaders) > 1 and len(loaders[1].dataset): return loaders[1]
-        raise ValueError('LiLAW learns its three numbers on validation batches, but dls has no validation data. '
-                         'Split some off (`valid_pct=0.2`), or give another labelled loader as `meta_dl`.')
-
-    def _draw(self):
-        b = self.learn._set_device(next(self._batches))
-        xb,yb = inputs_and_targets(self.dls, b)
-        if not len(yb): raise ValueError('The validation batches for LiLAW have no targets: give a labelled loader as `meta_dl`.')
-        class_ids(yb[0], 'validation')
-        return xb,yb
 
     @property
     def active(self):
@@ -260,48 +253,80 @@ class LiLAWCallback(MethodCallback):
         self.n_steps += 1
         if self.n_steps % self.meta_every == 0: self.meta_step()
 
-    def meta_step(self):
-        "Lines 12 to 20 of Algorithm 1"
-        xb,yb = self._next_batch
-        loss_func,_ = unmixed(self.learn.loss_func)
-        with self._autocast: {'direct': self._direct, 'hypergradient': self._hypergradient}[self.meta](loss_func, xb, yb)
-        if self.state.params.device.type == 'cpu': self._check_finite()
-        self._next_batch = self._draw()
-
-    def _direct(self, loss_func, xb, yb):
-        with torch.no_grad():
-            pred = to_float(forward_aside(self.model, *xb, training=self.meta_mode == 'train'))
-            losses = sample_losses(loss_func, pred, *yb)
-            self.state.step(*difficulty(class_logits(pred).softmax(1), class_ids(yb[0], 'validation')), losses.float())
-
-    def _hypergradient(self, loss_func, xb, yb):
-        def validation_loss(pred): return sample_losses(loss_func, to_float(pred), *yb).mean()
-        logits,tangents = map(to_float, self._virtual.tangents(xb, validation_loss, self.meta_mode == 'train'))
-        def weighted_losses(params, z):
-            return self._weights(logits if self.detach else z, self._labels, params) * self._labels.average(lambda *y: sample_losses(loss_func, z, *y))
-        self.state.descend(hypergradient(weighted_losses, self.state.params, logits, tangents))
-
-    def _check_finite(self):
-        if not self.state.finite: raise ValueError(
-            'The loss of a validation batch is NaN or infinite, so LiLAW cannot learn from it. The model has probably diverged: lower the '
-            'learning rate, clip gradients, or look for NaN in the inputs.')
-
     def after_train(self):
         self._check_finite()
         self.n_epochs += 1
 
-    def state_dict(self): return dict(self.state.state_dict(), n_epochs=self.n_epochs, n_steps=self.n_steps)
-    def load_state_dict(self, sd):
-        self.n_epochs,self.n_steps = sd['n_epochs'],sd['n_steps']
-        self.state.load_state_dict(sd)
+# %% ../../nbs/callback/lilaw.ipynb #15086cac
+@patch
+def _valid(self:LiLAWCallback):
+    loaders = self.dls.loaders
+    if len(loaders) > 1 and len(loaders[1].dataset): return loaders[1]
+    raise ValueError('LiLAW learns its three numbers on validation batches, but dls has no validation data. '
+                     'Split some off (`valid_pct=0.2`), or give another labelled loader as `meta_dl`.')
 
-    def plot(self, figsize=(5, 3)):
-        "The three numbers over the steps (paper, Figure 4)"
-        return plot_path(self.state.path, figsize)
+@patch
+def _draw(self:LiLAWCallback):
+    b = self.learn._set_device(next(self._batches))
+    xb,yb = inputs_and_targets(self.dls, b)
+    if not len(yb): raise ValueError('The validation batches for LiLAW have no targets: give a labelled loader as `meta_dl`.')
+    class_ids(yb[0], 'validation')
+    return xb,yb
 
-    def plot_weights(self, figsize=(11, 2.6)):
-        "The three weights and their sum over all possible predictions, at the present values (paper, Figure 2)"
-        return plot_weights(self.alpha, self.beta, self.delta, figsize)
+@patch
+def meta_step(self:LiLAWCallback):
+    "Lines 12 to 20 of Algorithm 1"
+    xb,yb = self._next_batch
+    loss_func,_ = unmixed(self.learn.loss_func)
+    with self._autocast: {'direct': self._direct, 'hypergradient': self._hypergradient}[self.meta](loss_func, xb, yb)
+    if self.state.params.device.type == 'cpu': self._check_finite()
+    self._next_batch = self._draw()
+
+@patch
+def _direct(self:LiLAWCallback, loss_func, xb, yb):
+    with torch.no_grad():
+        pred = to_float(forward_aside(self.model, *xb, training=self.meta_mode == 'train'))
+        losses = sample_losses(loss_func, pred, *yb)
+        self.state.step(*difficulty(class_logits(pred).softmax(1), class_ids(yb[0], 'validation')), losses.float())
+
+@patch
+def _hypergradient(self:LiLAWCallback, loss_func, xb, yb):
+    def validation_loss(pred): return sample_losses(loss_func, to_float(pred), *yb).mean()
+    logits,tangents = map(to_float, self._virtual.tangents(xb, validation_loss, self.meta_mode == 'train'))
+    def weighted_losses(params, z):
+        return self._weights(logits if self.detach else z, self._labels, params) * self._labels.average(lambda *y: sample_losses(loss_func, z, *y))
+    self.state.descend(hypergradient(weighted_losses, self.state.params, logits, tangents))
+
+@patch
+def _check_finite(self:LiLAWCallback):
+    if not self.state.finite: raise ValueError(
+        'The loss of a validation batch is NaN or infinite, so LiLAW cannot learn from it. The model has probably diverged: lower the '
+        'learning rate, clip gradients, or look for NaN in the inputs.')
+
+# %% ../../nbs/callback/lilaw.ipynb #a266a542
+@patch
+def state_dict(self:LiLAWCallback): return dict(self.state.state_dict(), n_epochs=self.n_epochs, n_steps=self.n_steps)
+@patch
+def load_state_dict(self:LiLAWCallback, sd):
+    self.n_epochs,self.n_steps = sd['n_epochs'],sd['n_steps']
+    self.state.load_state_dict(sd)
+
+@patch
+def plot(self:LiLAWCallback, figsize=(5, 3)):
+    "The three numbers over the steps (paper, Figure 4)"
+    return plot_path(self.state.path, figsize)
+
+@patch
+def plot_weights(self:LiLAWCallback, figsize=(11, 2.6)):
+    "The three weights and their sum over all possible predictions, at the present values (paper, Figure 2)"
+    return plot_weights(self.alpha, self.beta, self.delta, figsize)
 
 register_method('lilaw', lambda **options: dict(cbs=LiLAWCallback(**options)), 'weights from three numbers learnt on validation batches',
                 'Moturu et al., LiLAW, 2025 (arXiv 2509.20786)', needs='a validation set')
+
+# %% ../../nbs/callback/lilaw.ipynb #a88e1b23
+def _lilaw(s): return terms_at(s.latest('p'), s.latest('p_max'), alpha=10., beta=2., delta=6.)
+
+for i,(name,high) in enumerate([('lilaw_alpha', False), ('lilaw_beta', True), ('lilaw_delta', True)]):
+    register_score(Score(name, lambda s, i=i: _lilaw(s)[:,i], high, last=('p', 'p_max'), source='LiLAW, 2025, A.16'))
+register_score(Score('lilaw', lambda s: _lilaw(s).sum(1), True, last=('p', 'p_max'), source='LiLAW, 2025, A.16'))

@@ -4,8 +4,8 @@ import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
 from sklearn import metrics as skm
 from sklearn.metrics import average_precision_score, roc_auc_score
-from fastnoisy.analysis.detection import (Detection, average_precision, detection_table, n_found, precision_recall_f1,
-                                          roc_auc, signals, suspicion, to_quality, wrong_samples)
+from fastnoisy.analysis.detection import Detection, n_found, signals, suspicion, wrong_samples
+from fastnoisy.analysis.ranking import average_precision, detection_table, precision_recall_f1, roc_auc, to_quality
 from fastnoisy.analysis.report.table import noise_report
 from fastnoisy.callback.also import ALSOCallback
 from fastnoisy.callback.bmm import evaluation_losses
@@ -123,7 +123,7 @@ def test_signals_of_its_own():
 
 def test_who_only_watches_is_asked_last():
     class Watches(Guesses):
-        name,priority = 'watches',-1
+        name,priority,only_ranks = 'watches',-1,True
         def label_quality(self): return np.full(96, .5)
         def noise_probability(self): return np.ones(96)
     class Acts(Guesses):

@@ -3,6 +3,7 @@ import math
 import numpy as np, pytest, torch
 from sklearn.metrics import roc_auc_score
 from hypothesis import given, settings, strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from fastai.basics import SGD, TensorBase
 from fastai.callback.mixup import MixUp
 from fastai.callback.schedule import lr_find
@@ -58,11 +59,13 @@ def test_without_decay_losses_add_up():
 @pytest.mark.parametrize('sign, objective', [(-1., 'min'), (1., 'max')])
 @pytest.mark.parametrize('replace', [False, True])
 @pytest.mark.parametrize('with_prior', [False, True])
-@pytest.mark.parametrize('lr, tau', [(.02, .25), (.2, .5), (1., 1.)])
-def test_lazy_is_dense(sign, objective, replace, with_prior, lr, tau):
+@pytest.mark.parametrize('lr, tau', [(.002, .25), (.02, .25), (.2, .5), (1., 1.)])
+@pytest.mark.parametrize('small', [0, 512])
+def test_lazy_is_dense(sign, objective, replace, with_prior, lr, tau, small):
     n,bs = 300,20
     prior = torch.rand(n, generator=torch.Generator().manual_seed(3)).softmax(0) if with_prior else None
     lazy = ALSOWeights(n, sign, prior)
+    lazy.small = small
     pi = (torch.full((n,), 1/n) if prior is None else prior).double()
     for t,(ids,losses) in enumerate(batches(n, bs, 400, replace=replace)):
         expected = n*pi[ids]
@@ -73,8 +76,10 @@ def test_lazy_is_dense(sign, objective, replace, with_prior, lr, tau):
 
 @pytest.mark.parametrize('replace', [False, True])
 @pytest.mark.parametrize('lr, tau', [(.02, .25), (.5, .5)])
-def test_looking_ahead_is_dense_and_changes_nothing(replace, lr, tau):
+@pytest.mark.parametrize('small', [0, 512])
+def test_looking_ahead_is_dense_and_changes_nothing(replace, lr, tau, small):
     n,ahead,plain = 60,ALSOWeights(60),ALSOWeights(60)
+    ahead.small = plain.small = small
     pi,last = torch.full((n,), 1/n, dtype=torch.float64),None
     for ids,losses in batches(n, 20, 100, replace=replace):
         half = pi if last is None else also_update(pi, *last, lr, tau)
@@ -82,6 +87,77 @@ def test_looking_ahead_is_dense_and_changes_nothing(replace, lr, tau):
         pi,last = also_update(pi, ids, losses, lr, tau),(ids, losses)
         ahead.step(ids, losses, lr, tau), plain.step(ids, losses, lr, tau)
         assert all(torch.equal(getattr(ahead, o), getattr(plain, o)) for o in ('u', 'at', 'sums')) and (ahead.decay, ahead.since) == (plain.decay, plain.since)
+
+def dense_and_lazy(n, bs, steps, lr, tau, objective, scale, with_prior, small, seed):
+    "Weights after some steps: those of `also_update` in float64, and those of ALSOWeights"
+    g = torch.Generator().manual_seed(seed)
+    prior = torch.rand(n, generator=g).add(.1) if with_prior else torch.ones(n)
+    prior = prior/prior.sum()
+    lazy,pi = ALSOWeights(n, 1. if objective == 'max' else -1., prior if with_prior else None),prior.double()
+    log_prior,u,spread = prior.double().log(),torch.zeros(n, dtype=torch.float64),0.
+    lazy.small = small
+    for _ in range(steps):
+        ids,losses = torch.randint(n, (bs,), generator=g),scale*torch.rand(bs, generator=g)
+        lazy.step(ids, losses, lr, tau)
+        u = (u + (-1 if objective == 'min' else 1)*lr*torch.zeros_like(u).index_add_(0, ids, losses.double()))/(1 + tau*lr)
+        pi = also_update(pi.clamp(min=1e-300), ids, losses.double(), lr, tau, prior.double(), objective)
+        spread = max(spread, (u.max() - u.min()).item())
+    return n*(log_prior + u).softmax(0), n*pi, lazy, spread
+
+@settings(max_examples=150, deadline=None)
+@given(n=st.integers(1, 40), bs=st.integers(1, 48), steps=st.integers(1, 60), lr=st.floats(-3, 1), tau=st.floats(-2, .5),
+       objective=st.sampled_from(['min', 'max']), scale=st.floats(-1, 3), with_prior=st.booleans(), small=st.sampled_from([0, 512]), seed=st.integers(0, 10**6))
+def test_steps_are_dense(n, bs, steps, lr, tau, objective, scale, with_prior, small, seed):
+    "Tiny and larger sets, small and huge steps, ids that occur many times, added up each time or now and then"
+    expected,updated,lazy,spread = dense_and_lazy(n, bs, steps, 10**lr, 10**tau, objective, 10**scale, with_prior, small, seed)
+    for got in (lazy.all().double(), lazy.weights(torch.arange(n)).double()):
+        assert got.isfinite().all() and got.sum().item() == pytest.approx(n, rel=1e-3)
+        seen = expected > 1e-30
+        assert ((got/expected)[seen].log().abs() < 1e-3 + 1e-6*spread).all() and (got[~seen] < 1e-29).all()
+    if spread < 600: torch.testing.assert_close(expected, updated, rtol=1e-6, atol=1e-9)
+
+def test_two_weights_and_large_batches():
+    "The case that was 57 times too large"
+    lazy,pi = ALSOWeights(2),torch.full((2,), .5, dtype=torch.float64)
+    for ids,losses in batches(2, 16, 200, replace=True):
+        lazy.step(ids, losses, .05, .25)
+        pi = also_update(pi, ids, losses.double(), .05, .25)
+        torch.testing.assert_close(lazy.weights(torch.arange(2)).double(), 2*pi, rtol=1e-4, atol=1e-9)
+
+@pytest.mark.parametrize('small', [0, 512])
+@pytest.mark.parametrize('sign', [-1., 1.])
+@pytest.mark.parametrize('losses', [[2.3, 2.3, 2.3, 60.], [6.9, 6.95, 7., 7.05], [100., 101., 102., 120.], [1e-3, 1e6, 1., 1e5], [1e30, 1., 2., 3e38]])
+def test_extreme_losses_give_weights(losses, sign, small):
+    w,ids = ALSOWeights(4, sign),torch.arange(4)
+    w.small = small
+    for _ in range(40):
+        w.step(ids, torch.tensor(losses), .1, .05)
+        for o in (w.all(), w.weights(ids), w.weights_ahead(ids, .1, .05)):
+            assert o.isfinite().all() and (o >= 0).all() and o.sum().item() == pytest.approx(4, rel=1e-3)
+
+def test_what_had_all_the_weight_loses_it():
+    "Between two sums most of the normaliser goes; what is left of it in float64 would be noise"
+    n,w = 2000,ALSOWeights(2000)
+    pi,losses = torch.full((n,), 1/n, dtype=torch.float64),torch.linspace(3e4, 3.01e4, n)
+    for ids in torch.arange(n).split(50):
+        w.step(ids, losses[ids], .004, .25)
+        pi = also_update(pi, ids, losses[ids].double(), .004, .25).clamp(min=1e-300)
+        pi = pi/pi.sum()
+        assert w.weights(torch.arange(n)).sum().item() == pytest.approx(n, rel=1e-3) and w.weights(torch.arange(n)).max() <= n
+
+def test_a_step_makes_nothing_larger_than_the_batch():
+    class Largest(TorchDispatchMode):
+        n = 0
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            res = func(*args, **(kwargs or {}))
+            if isinstance(res, torch.Tensor): self.n = max(self.n, res.numel()*(res.data_ptr() not in own))
+            return res
+    w,ids = ALSOWeights(100_000),torch.randperm(100_000)[:5000]
+    own = {getattr(w, o).data_ptr() for o in ('u', 'at', 'slot')} # writing into these gives them back
+    with Largest() as seen:
+        w.step(ids, torch.ones(5000), 1e-5, .25)
+        w.weights_ahead(ids, 1e-5, .25)
+    assert 5000 <= seen.n <= 40_000
 
 def test_weights_average_one():
     w = ALSOWeights(1000)
@@ -94,6 +170,27 @@ def test_looking_changes_nothing():
         a.step(ids, 10*losses, .01, .5), b.step(ids, 10*losses, .01, .5)
         b.all()
     assert torch.equal(a.sums, b.sums) and torch.equal(a.u, b.u)
+
+def test_goes_on_from_a_saved_state_bit_for_bit():
+    a,b = ALSOWeights(600),ALSOWeights(600)
+    for ids,losses in batches(600, 30, 33): a.step(ids, 20*losses, .001, .5)
+    b.load_state_dict(a.state_dict())
+    for w in (a, b):
+        for ids,losses in batches(600, 30, 60, seed=1): w.step(ids, 20*losses, .001, .5)
+    assert torch.equal(a.u, b.u) and torch.equal(a.sums, b.sums) and torch.equal(a.weights(torch.arange(600)), b.weights(torch.arange(600)))
+
+def test_a_state_of_version_0_1_is_taken():
+    "It was not centred, and knew fewer numbers"
+    w,ids = ALSOWeights(600),torch.arange(600)
+    for o,losses in batches(600, 30, 33): w.step(o, losses, .001, .5)
+    old = {k: v for k,v in w.state_dict().items() if k not in ('moved', 'top')}
+    s0,s1,s2 = old['sums'].unbind()
+    old.update(u=old['u'] - 300*(old['at'] - old['decay']).neg().exp().float(), sums=math.exp(-300)*torch.stack([s0, s1 - 300*s0, s2 - 600*s1 + 9e4*s0]))
+    fresh = ALSOWeights(600)
+    fresh.load_state_dict(old)
+    torch.testing.assert_close(fresh.weights(ids), w.weights(ids), rtol=1e-3, atol=1e-6)
+    for o in (w, fresh): o.step(ids[:30], torch.ones(30), .001, .5)
+    torch.testing.assert_close(fresh.weights(ids), w.weights(ids), rtol=1e-3, atol=1e-6)
 
 def test_a_long_run_stays_finite():
     w = ALSOWeights(20)
@@ -178,6 +275,32 @@ def test_groups():
     df = learn.also.to_frame()
     assert learn.also.pi.n == 3 and len(df) == 96
     assert all(df.weight[y.numpy() == k].nunique() == 1 for k in range(3)) and df.weight.nunique() == 3
+
+def test_groups_from_a_file_that_was_not_trained_on(learner):
+    "The table is made of an array as of a tensor, wherever that lies"
+    _,y = blobs()
+    learn = learner(ALSOCallback('max', groups=y.numpy()))
+    learn.fit(1)
+    learn.save('m')
+    fresh = learner(ALSOCallback('max', groups=y.numpy())).load('m')
+    np.testing.assert_allclose(fresh.also.to_frame().weight, learn.also.to_frame().weight, rtol=1e-6)
+    class Elsewhere(torch.Tensor):
+        def __array__(self, *args, **kwargs): raise TypeError("can't convert cuda tensor to numpy")
+        def numpy(self): raise TypeError("can't convert cuda tensor to numpy")
+        def cpu(self): return self.as_subclass(torch.Tensor)
+    fresh.also.groups = fresh.also.groups if isinstance(fresh.also.groups, torch.Tensor) else torch.as_tensor(fresh.also.groups)
+    fresh.also.groups = fresh.also.groups.as_subclass(Elsewhere)
+    np.testing.assert_allclose(fresh.also.to_frame().weight, learn.also.to_frame().weight, rtol=1e-6)
+
+@pytest.mark.parametrize('objective', ['min', 'max'])
+def test_says_what_its_frame_says(objective):
+    cb = ALSOCallback(objective)
+    assert cb.label_quality() is None and cb.trust() is None
+    fitted(cb)
+    df = cb.to_frame()
+    assert np.array_equal(cb.label_quality(), df.label_quality) and cb.label_quality().max() == 1
+    rated = df.weight if objective == 'min' else 1/df.weight
+    assert np.array_equal(cb.trust(), rated.clip(upper=1)) and .2 < (cb.trust() < 1).mean() < .8
 
 def test_prior():
     prior = np.where(np.arange(96) % 2, 1., 3.)

@@ -21,8 +21,8 @@ from fasttransform import Pipeline
 from fastnoisy.callback.also import ALSOCallback
 from fastnoisy.callback.confidence import TwoModelConfidenceCallback
 from fastnoisy.callback.dynamics import DynamicsCallback
-from fastnoisy.callback.label_confidence import (confidence_weights, corrected_labels, js_divergence,
-                                                 label_confidence, moving_average, parameter_distance)
+from fastnoisy.callback.confidence import (confidence_weights, corrected_labels, js_divergence, label_confidence,
+                                           moving_average, parameter_distance)
 from fastnoisy.core.registry import METHODS
 from fastnoisy.core.sample_loss import Labels, sample_losses
 from fastnoisy.data.digits import digits_dls, small_cnn
@@ -606,7 +606,7 @@ def test_registered(name, models):
 @pytest.mark.parametrize('options, error', [
     (dict(m=math.nan), 'm=nan'), (dict(m='1'), "m='1'"), (dict(slope=0.), 'slope=0.0'), (dict(alpha=0.), 'alpha=0.0'), (dict(penalty=-1.), 'penalty=-1.0'),
     (dict(jsd=-1.), 'jsd=-1.0'), (dict(correct_from=1.1), 'correct_from=1.1'), (dict(correct_mix=-.1), 'correct_mix=-0.1'),
-    (dict(penalty_kind='l1'), "penalty_kind='l1'"), (dict(models=3), 'models=3'), (dict(models=1, robust_model=nn.Linear(1, 1)), 'no twin')])
+    (dict(penalty_kind='l1'), "penalty_kind='l1'"), (dict(models=3), 'models=3'), (dict(models=1, robust_model=nn.Linear(1, 1)), 'no peer network')])
 def test_wrong_options(options, error):
     with pytest.raises(ValueError, match=error): Confidence(**options)
 

@@ -13,9 +13,10 @@ from fastnoisy.benchmark.train import run_one
 from fastnoisy.callback.also import ALSOCallback
 from fastnoisy.callback.bmm import BMMFilterCallback, evaluation_losses
 from fastnoisy.callback.dynamics import DynamicsCallback
-from fastnoisy.callback.knn import (KNNCorrectionCallback, corrections, kept_only, limited, plurality,
-                                    suspicion_of_also, suspicion_of_bmm, suspicion_of_losses)
+from fastnoisy.callback.knn import (KNNCorrectionCallback, corrections, kept_only, limited, plurality, suspicion_by,
+                                    suspicion_of_losses)
 from fastnoisy.callback.lilaw import LiLAWCallback
+from fastnoisy.core.method import MethodCallback
 from fastnoisy.core.registry import METHODS
 from fastnoisy.data.digits import digits_dls, small_cnn
 from fastnoisy.analysis.mixture import BetaMixture
@@ -39,7 +40,7 @@ def known(ids=WRONG):
     "Suspicion that is right"
     return lambda learn: torch.isin(torch.arange(96), ids).float()
 
-def oracle(k=10, start=1, **kwargs): return KNNCorrectionCallback(**{**dict(k=k, start=start, suspicion=known(), agreement=.6, max_share=1.), **kwargs})
+def oracle(k=10, warmup=1, **kwargs): return KNNCorrectionCallback(**{**dict(k=k, warmup=warmup, suspicion=known(), agreement=.6, max_share=1.), **kwargs})
 
 def fitted(cbs=None, n=3, dls=None, **kwargs): return fitted_blobs(cbs, n, dls or noisy_dls(), **kwargs)
 
@@ -106,45 +107,109 @@ def test_a_class_of_one_never_moves():
 
 def test_suspicion_of_losses():
     losses = torch.cat([torch.rand(300)*.5, 2 + torch.rand(100), torch.tensor([math.nan])])
-    p = suspicion_of_losses(None, losses)
+    p = suspicion_of_losses(losses)
     np.testing.assert_allclose(p[:-1], BetaMixture(normalise=True).fit(losses[:-1]).p_noisy(losses[:-1]), rtol=1e-5)
     assert p[-1] == 0 and p[300:400].min() > .9 > .1 > p[:300].max()
     one_hump = torch.randn(400).abs()
-    assert BetaMixture(normalise=True).fit(one_hump).is_unimodal and (suspicion_of_losses(None, one_hump) == 0).all()
-    assert (suspicion_of_losses(None, torch.ones(9)) == 0).all()
+    assert BetaMixture(normalise=True).fit(one_hump).is_unimodal and (suspicion_of_losses(one_hump) == 0).all()
+    assert (suspicion_of_losses(torch.ones(9)) == 0).all()
+
+def of_also(learn):
+    "What a sample lacks to the average weight"
+    return 1 - torch.tensor(learn.also.to_frame().weight.values).float().clamp(max=1)
+
+def of_bmm(learn):
+    "Probability of a wrong label, where the mixture has told two groups apart"
+    frame = learn.bmm.to_frame()
+    return torch.tensor(frame.p_noisy.values).float().nan_to_num(0.) if frame.is_label_issue.any() else torch.zeros(len(frame))
 
 def test_suspicion_of_also():
     learn = fitted(ALSOCallback())
     w = learn.also.to_frame().weight.values
-    p = suspicion_of_also(learn, torch.zeros(96))
+    p = suspicion_by('also', learn, torch.zeros(96))
+    assert torch.equal(p, of_also(learn))
     np.testing.assert_allclose(p, np.where(w < 1, 1 - w, 0), atol=1e-6)
     assert (w > 1).any() and (w < 1).any()
 
 def test_suspicion_of_bmm():
-    learn = fitted(BMMFilterCallback(lambda learn: np.where(np.arange(96) % 4 == 0, 5., 1.) + np.linspace(0, .5, 96), start=2), n=1)
-    assert (suspicion_of_bmm(learn, torch.zeros(96)) == 0).all() # not yet
+    learn = fitted(BMMFilterCallback(lambda learn: np.where(np.arange(96) % 4 == 0, 5., 1.) + np.linspace(0, .5, 96), warmup=2), n=1)
+    assert (suspicion_by('bmm', learn, torch.zeros(96)) == 0).all() # not yet
     learn.fit(1)
-    np.testing.assert_allclose(suspicion_of_bmm(learn, torch.zeros(96)), learn.bmm.to_frame().p_noisy)
-    assert (suspicion_of_bmm(learn, torch.zeros(96))[WRONG] > .5).all()
+    np.testing.assert_allclose(suspicion_by('bmm', learn, torch.zeros(96)), learn.bmm.to_frame().p_noisy)
+    assert (suspicion_by('bmm', learn, torch.zeros(96))[WRONG] > .5).all()
     learn.bmm.threshold = 1. # flags nobody, as where there are no two groups
-    assert (suspicion_of_bmm(learn, torch.zeros(96)) == 0).all()
+    assert (suspicion_by('bmm', learn, torch.zeros(96)) == 0).all()
 
-@pytest.mark.parametrize('cbs, source', [
-    ([], suspicion_of_losses), ([ALSOCallback], suspicion_of_also), ([ALSOCallback, lambda: BMMFilterCallback(start=1)], suspicion_of_bmm)])
+AUTO = [([], None), ([ALSOCallback], of_also), ([ALSOCallback, lambda: BMMFilterCallback(warmup=1)], of_bmm), ([DynamicsCallback, LiLAWCallback], None),
+        ([DynamicsCallback, ALSOCallback], of_also), ([lambda: BMMFilterCallback('running_loss'), ALSOCallback], of_bmm),
+        ([lambda: BMMFilterCallback('running_loss', warmup=9), ALSOCallback], lambda learn: torch.zeros(96))]
+
+@pytest.mark.parametrize('cbs, source', AUTO)
 def test_auto(cbs, source):
-    learn = fitted([o() for o in cbs] + [KNNCorrectionCallback(k=5, start=9)], n=3)
+    learn = fitted([o() for o in cbs] + [KNNCorrectionCallback(k=5, warmup=9)], n=3)
     losses = torch.from_numpy(evaluation_losses(learn))
     p,trust = learn.knn._suspicion(losses)
-    assert torch.equal(p, source(learn, losses)) and torch.equal(trust, 1 - p)
+    assert torch.equal(p, suspicion_of_losses(losses) if source is None else source(learn)) and torch.equal(trust, 1 - p)
     learn.knn.suspicion = None
     assert all((o == 1).all() for o in learn.knn._suspicion(losses))
     learn.knn.suspicion,learn.knn.action = 'auto','filter'
     assert all((o == 1).all() for o in learn.knn._suspicion(losses)) # Deep k-NN asks nobody
 
 def test_the_named_source_is_asked():
-    learn = fitted([ALSOCallback(), KNNCorrectionCallback(k=5, start=9, suspicion='loss')], n=3)
+    learn = fitted([ALSOCallback(), KNNCorrectionCallback(k=5, warmup=9, suspicion='loss')], n=3)
     losses = torch.from_numpy(evaluation_losses(learn))
-    assert torch.equal(learn.knn._suspicion(losses)[0], suspicion_of_losses(learn, losses))
+    assert torch.equal(learn.knn._suspicion(losses)[0], suspicion_of_losses(losses))
+
+class Oracle(MethodCallback):
+    "A method that the package does not know: it has seen the truth"
+    name,priority = 'oracle',1
+    def label_quality(self):
+        quality = np.where(np.isin(np.arange(96), WRONG), .1, .9)
+        quality[0] = math.nan
+        return quality
+
+def test_a_method_of_ones_own_is_asked():
+    "Its label quality is the trust in the votes, by name and as the best that there is; what it does not know is trusted"
+    expected = torch.where(torch.isin(torch.arange(96), WRONG), .9, .1)
+    expected[0] = 0.
+    for suspicion in ('oracle', 'auto'):
+        learn = fitted([Oracle(), DynamicsCallback(), KNNCorrectionCallback(k=5, warmup=1, suspicion=suspicion)], n=1)
+        p,trust = learn.knn._suspicion(torch.zeros(96))
+        torch.testing.assert_close(p, expected)
+        assert torch.equal(trust, 1 - p) and (p >= .5).sum() == len(set(WRONG.tolist()) - {0})
+        assert set(learn.knn.history.sample_id) <= set(WRONG.tolist())
+
+def test_a_method_without_an_opinion():
+    "Named, it makes nobody suspicious, and a warning says so once"
+    learn = fitted([LiLAWCallback()])
+    learn.add_cb(KNNCorrectionCallback(k=5, warmup=1, suspicion='lilaw'))
+    with pytest.warns(UserWarning, match="'lilaw' has nothing to say about the labels yet") as seen: learn.fit(3)
+    assert len([o for o in seen if 'nothing to say' in str(o.message)]) == 1 and learn.knn.changed == 0
+
+def test_an_order_serves_by_name():
+    learn = fitted([DynamicsCallback(), KNNCorrectionCallback(k=5, warmup=9, suspicion='dynamics')], n=2)
+    np.testing.assert_allclose(learn.knn._suspicion(torch.zeros(96))[0], 1 - learn.dynamics.to_frame().running_loss_quality, rtol=1e-5)
+
+def test_says_what_its_frame_says():
+    cb = oracle()
+    assert cb.label_quality() is None and cb.suggested_labels() is None
+    frame = fitted(cb).knn.to_frame()
+    assert np.array_equal(cb.label_quality(), frame.label_quality) and np.array_equal(cb.suggested_labels(), frame.suggested_label)
+
+def test_warmup_as_a_share_of_the_fit():
+    seen = []
+    def ask(learn):
+        seen.append(learn.knn.n_epochs)
+        return torch.zeros(96)
+    for warmup,n,expected in ((.5, 6, [3, 4, 5, 6]), (.01, 2, [1, 2]), (.9, 3, [3])):
+        seen.clear()
+        fitted(KNNCorrectionCallback(k=5, warmup=warmup, suspicion=ask), n=n)
+        assert seen == expected
+
+def test_the_old_name_of_warmup():
+    with pytest.warns(FutureWarning, match='start is now warmup'): cb = KNNCorrectionCallback(start=3)
+    assert cb.warmup == 3 and not hasattr(cb, 'start')
+    with pytest.raises(ValueError, match='warmup=1.5'): KNNCorrectionCallback(warmup=1.5)
 
 def test_it_looks_after_the_others():
     "Wherever it stands in `cbs`, the answers it gets are of the same epoch"
@@ -152,11 +217,11 @@ def test_it_looks_after_the_others():
     def ask(learn):
         seen.append(learn.bmm.n_epochs - learn.knn.n_epochs)
         return torch.zeros(96)
-    fitted([KNNCorrectionCallback(k=5, start=1, suspicion=ask), BMMFilterCallback('running_loss')], n=2)
+    fitted([KNNCorrectionCallback(k=5, warmup=1, suspicion=ask), BMMFilterCallback('running_loss')], n=2)
     assert seen == [0, 0]
 
 def test_scores_of_the_dynamics_as_a_function():
-    cb = oracle(suspicion=lambda learn: 1 - learn.dynamics.to_frame().aum_quality.values, start=3)
+    cb = oracle(suspicion=lambda learn: 1 - learn.dynamics.to_frame().aum_quality.values, warmup=3)
     learn = fitted([DynamicsCallback('aum'), cb], n=3)
     np.testing.assert_allclose(cb._suspicion(torch.zeros(96))[0], 1 - learn.dynamics.to_frame().aum_quality, rtol=1e-6)
 
@@ -189,7 +254,7 @@ def test_a_correction_has_no_say():
             super()._decide(shares, suspicion)
     calls = iter([known()(None), torch.zeros(96)])
     learn = fixed()
-    learn.add_cb(Look(k=7, start=1, agreement=.6, max_share=1., suspicion=lambda learn: next(calls)))
+    learn.add_cb(Look(k=7, warmup=1, agreement=.6, max_share=1., suspicion=lambda learn: next(calls)))
     learn.fit(1, 0.)
     corrected = learn.knn.labels != learn.knn.given
     learn.fit(1, 0.)
@@ -218,7 +283,7 @@ def test_soft_labels():
 def test_filter():
     learn = fixed()
     seen = Noted()
-    learn.add_cbs([KNNCorrectionCallback(k=15, start=1, action='filter', max_share=1.), seen])
+    learn.add_cbs([KNNCorrectionCallback(k=15, warmup=1, action='filter', max_share=1.), seen])
     learn.fit(1, 0.)
     x,given = blobs()[0],learn.dls.noise.given
     shares = knn_vote(x, given, 15)
@@ -238,7 +303,7 @@ def test_filter():
 class Fed(KNNCorrectionCallback):
     "Gets the neighbours' answers, one class each time with a share of .93, from outside"
     def __init__(self, says, **kwargs):
-        super().__init__(**{**dict(k=10, start=1, max_share=1., suspicion=known(torch.tensor([5]))), **kwargs})
+        super().__init__(**{**dict(k=10, warmup=1, max_share=1., suspicion=known(torch.tensor([5]))), **kwargs})
         self.says = iter(says)
     def _decide(self, shares, suspicion): super()._decide(.9*F.one_hot(torch.as_tensor(next(self.says)).expand(96), 3) + .03, suspicion)
 
@@ -253,7 +318,7 @@ def fed(says, n, **kwargs):
 
 def test_what_is_left_out_has_no_vote():
     learn = fixed()
-    learn.add_cb(KNNCorrectionCallback(k=15, start=1, action='filter', max_share=1.))
+    learn.add_cb(KNNCorrectionCallback(k=15, warmup=1, action='filter', max_share=1.))
     learn.fit(1, 0.)
     voters = (learn.knn.labels >= 0).float()
     learn.fit(1, 0.)
@@ -275,13 +340,13 @@ def test_corrections_are_taken_back_and_changed():
 def test_when_it_looks():
     calls = []
     learn = fixed()
-    learn.add_cb(oracle(start=2, every=3, suspicion=lambda learn: calls.append(learn.knn.n_epochs) or torch.zeros(96)))
+    learn.add_cb(oracle(warmup=2, every=3, suspicion=lambda learn: calls.append(learn.knn.n_epochs) or torch.zeros(96)))
     learn.fit(4)
     learn.fit(5)
     assert calls == [2, 5, 8] and learn.knn.n_epochs == 9
 
 def test_until_a_label_is_changed_training_is_plain_training():
-    a,b = fitted(),fitted(KNNCorrectionCallback(k=5, start=1, suspicion=lambda learn: torch.zeros(96)))
+    a,b = fitted(),fitted(KNNCorrectionCallback(k=5, warmup=1, suspicion=lambda learn: torch.zeros(96)))
     assert torch.equal(weights_of(a.model), weights_of(b.model)) and a.recorder.values[-1][:3] == b.recorder.values[-1][:3]
 
 # history, table, Recorder
@@ -322,9 +387,9 @@ def test_without_known_truth():
                                           'is_corrected', 'changed_at']
 
 def test_nothing_before_the_first_look():
-    learn = fitted(KNNCorrectionCallback(start=9), n=1)
+    learn = fitted(KNNCorrectionCallback(warmup=9), n=1)
     for f in (learn.knn.to_frame, learn.knn.by_class):
-        with pytest.raises(ValueError, match='at least start=9 epochs first'): f()
+        with pytest.raises(ValueError, match='warmup=9'): f()
     assert len(learn.knn.history) == 0 and learn.recorder.values[0][-4] == 0 and math.isnan(learn.recorder.values[0][-3])
 
 # guards
@@ -357,8 +422,8 @@ def test_k_larger_than_the_data():
     fitted(oracle(k=95), n=1)
 
 @pytest.mark.parametrize('kwargs, name', [
-    (dict(k=0), 'k=0'), (dict(k=2.5), 'k=2.5'), (dict(start=0), 'start=0'), (dict(every=0), 'every=0'), (dict(action='drop'), "action='drop'"),
-    (dict(suspicion='lilaw'), "suspicion='lilaw'"), (dict(threshold=1.5), 'threshold=1.5'), (dict(agreement=-.1), 'agreement=-0.1'),
+    (dict(k=0), 'k=0'), (dict(k=2.5), 'k=2.5'), (dict(warmup=0), 'warmup=0'), (dict(every=0), 'every=0'), (dict(action='drop'), "action='drop'"),
+    (dict(suspicion=3), "suspicion=3"), (dict(threshold=1.5), 'threshold=1.5'), (dict(agreement=-.1), 'agreement=-0.1'),
     (dict(max_share=0), 'max_share=0'), (dict(soft=True, action='filter'), 'soft=True'), (dict(metric='l1'), "metric='l1'"), (dict(index='tree'), "index='tree'")])
 def test_wrong_arguments(kwargs, name):
     with pytest.raises(ValueError, match=name): KNNCorrectionCallback(**kwargs)
@@ -367,7 +432,7 @@ def test_wrong_arguments(kwargs, name):
 def test_a_function_that_gives_something_else(f):
     with pytest.raises(ValueError, match='one number in .0, 1. for each of the 96'): fitted(oracle(suspicion=f))
 
-@pytest.mark.parametrize('name', ['also', 'bmm'])
+@pytest.mark.parametrize('name', ['also', 'bmm', 'lilaw'])
 def test_a_source_that_is_not_there(name):
     with pytest.raises(ValueError, match=f"suspicion='{name}': the Learner has no such callback"): fitted(KNNCorrectionCallback(suspicion=name))
 
@@ -481,14 +546,14 @@ def frames_equal(a, b): pd.testing.assert_frame_equal(a.knn.to_frame(), b.knn.to
 
 @pytest.mark.parametrize('kwargs', [dict(), dict(soft=True), dict(action='filter')])
 def test_resumed_equals_uninterrupted(learner, kwargs):
-    make = lambda: learner([ALSOCallback(), KNNCorrectionCallback(k=8, start=1, agreement=.6, threshold=.1, **kwargs)], dls=noisy_dls(), opt_func=SGD)
+    make = lambda: learner([ALSOCallback(), KNNCorrectionCallback(k=8, warmup=1, agreement=.6, threshold=.1, **kwargs)], dls=noisy_dls(), opt_func=SGD)
     a,b = run_in_parts(make, [5]),run_in_parts(make, [2, 3])
     assert torch.equal(weights_of(a.model), weights_of(b.model)) and b.knn.n_epochs == 5 and len(a.knn.history) > 10
     frames_equal(a, b)
     assert a.recorder.values[-1][3:7] == b.recorder.values[-1][3:7]
 
 def test_saved_before_the_first_look(learner):
-    learn = learner(oracle(start=2), dls=noisy_dls())
+    learn = learner(oracle(warmup=2), dls=noisy_dls())
     learn.fit(1)
     learn.save('m')
     learn.fit(2)
@@ -534,7 +599,7 @@ def test_lr_find_leaves_no_trace(learner, epochs_before):
     assert str(learn.knn.state_dict()) == str(before) and learn.knn.n_epochs == epochs_before
 
 def test_fit_twice_fine_tune_validate_export(learner, tmp_path):
-    learn = learner(oracle(start=2), dls=noisy_dls())
+    learn = learner(oracle(warmup=2), dls=noisy_dls())
     learn.fine_tune(2)
     assert learn.knn.n_epochs == 3
     frame = learn.knn.to_frame()

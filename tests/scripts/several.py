@@ -43,7 +43,7 @@ def learner_of(method, dls):
     kwargs = {'loss_func': CrossEntropyLossFlat(), **(MORE[method] if method in MORE else METHODS[method].make)()}
     cbs = L(kwargs.pop('cbs', None)) + DynamicsCallback(['running_loss', 'forgetting', 'grand'])
     for cb in cbs: # something must happen within the few epochs
-        if hasattr(cb, 'start'): cb.start = 1
+        if hasattr(cb, 'every'): cb.warmup = 1
         if cb.name == 'lilaw': cb.state.lr *= 100
         if hasattr(cb, 'agreement'): cb.k,cb.agreement,cb.threshold = 5,.5,0.
         if hasattr(cb, 'view'): cb.view = flipped # the default is random, with numbers of its own in each process
@@ -98,7 +98,7 @@ def with_norm():
     "BatchNorm's statistics are those of a part of the batch; what is made of them is the same all the same"
     torch.manual_seed(1)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
-    cbs = [TwoModelConfidenceCallback(jsd=0), BMMFilterCallback('loss', start=1), KNNCorrectionCallback(k=5, start=1, action='filter'), Noted()]
+    cbs = [TwoModelConfidenceCallback(jsd=0), BMMFilterCallback('loss', warmup=1), KNNCorrectionCallback(k=5, warmup=1, action='filter'), Noted()]
     learn = Learner(make_dls(), model, loss_func=CrossEntropyLossFlat(), cbs=cbs)
     learn.remove_cbs(ProgressCallback)
     with learn.distrib_ctx(sync_bn=False, cpu=True): learn.fit(2, 1e-2)

@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 from functools import partial
 from fastcore.foundation import L
-from fastai.learner import Learner
+from ...core.learner import MethodLearner
 from ...core.predict import predict
 from ...core.sample_loss import class_ids, class_logits
-from ..detection import ask, by_priority, label_methods, priority_of, to_quality
+from ..ranking import to_quality
+from ...core.quality import ask, methods_that_answer
 from ..mixture import BetaMixture
 from ..noise_rate import MIN_LABELS, estimate_noise, n_valid, share_interval
 from ..transition import transition_matrix
@@ -47,7 +48,7 @@ def _frames(learn, n):
 
 def _source(learn, losses):
     "The method with the best claim or None, label quality (N,) in [0, 1], and values and options for a mixture"
-    for method in by_priority(label_methods(learn)):
+    for method in methods_that_answer(learn, 'label_quality'):
         quality = ask(method, 'label_quality', len(losses))
         if quality is not None: return method, quality, quality, dict(noisy='low')
     return None, to_quality(losses, True), losses, dict(normalise=True)
@@ -172,7 +173,7 @@ def _sum_up(report, learn, p, given, suggested):
     report.per_class = pd.DataFrame([row(o) for o in by_class], index=pd.Index(vocab, name='given_label'))
 
 def noise_report(
-    learn:Learner, # Trained, with methods or without
+    learn, # A `Learner`, trained, with methods or without
     ranked:bool=False, # The most suspicious first? Else in the order of the data set
 )->NoiseReport:
     "What the training says about its labels. After any training; best with `ALSOCallback()` and `BMMFilterCallback()`"
@@ -182,10 +183,10 @@ def noise_report(
     given,probs,losses = class_ids(p.targets).numpy(),class_logits(p.logits).softmax(1).numpy(),p.losses.numpy()
     predicted = np.where(np.isnan(probs[:,0]), -1, np.nan_to_num(probs).argmax(1))
     source,quality,*mixture = _source(learn, losses)
-    methods = by_priority(label_methods(learn))
-    asked = [m for m in methods if m is source or priority_of(m) >= 0]
+    def knows(m): return m is source or not getattr(m, 'only_ranks', False)
+    asked = list(filter(knows, methods_that_answer(learn, 'noise_probability')))
     probability,separates,is_issue = _noise_probability(asked, *mixture)
-    suggested = _suggested(methods, given, predicted, is_issue)
+    suggested = _suggested(methods_that_answer(learn, 'suggested_labels'), given, predicted, is_issue)
     is_issue = is_issue & (suggested != given) # without another label to suggest it is only hard
     vocab = _vocab(learn.dls, probs.shape[1])
     def name(ids): return [vocab[i] if i >= 0 else None for i in ids]
@@ -201,4 +202,4 @@ def noise_report(
     return res.ranked() if ranked else res
 
 # %% ../../../nbs/analysis/report/table.ipynb #6e8f1353
-Learner.noise_report = noise_report
+MethodLearner.noise_report = noise_report
