@@ -214,5 +214,5 @@ def main(
     warnings.filterwarnings('ignore', category=FutureWarning, module='torch')
     if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace') # a name that the terminal cannot show ends nothing
     try: run(**args)
-    except (ValueError, OSError) as e: sys.exit(f'fastnoisy: {e}')
+    except (ValueError, OSError, ImportError) as e: sys.exit(f'fastnoisy: {e}')
     except KeyboardInterrupt: sys.exit('fastnoisy: interrupted')
