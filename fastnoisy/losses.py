@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
+from fastai.torch_core import TensorMultiCategory
 
 # %% ../nbs/losses.ipynb #a55425a3
 def _plain(x):
@@ -90,9 +91,85 @@ def _check(**params):
         if ok and value is not None and not ok(value): raise ValueError(f"{name} must be {limits}, got {value}")
 
 # %% ../nbs/losses.ipynb #b4d9cd47
+_REMEDIES = dict(
+    many = 'several labels for a sample (multi-hot) need BCEWithLogitsLossFlat',
+    one_hot = 'one-hot labels become class ids with targets.argmax(-1)',
+    number = 'numbers to be predicted (regression) need a loss such as MSELossFlat, class ids need targets.long()')
+
+def _shape_error(name, targets, shape):
+    "ValueError for targets that have another shape than logits of the shape `shape`, (N, K), ask for"
+    keys = ['number'] if targets.is_floating_point() else ['one_hot', 'many'] if targets.numel() == math.prod(shape) else []
+    return ValueError('; '.join([
+        f'{name}: targets must be integer class ids (B,) or float probabilities (B, K) for logits {tuple(shape)}, '
+        f'got {targets.dtype} {tuple(targets.shape)}', *(_REMEDIES[o] for o in keys)]))
+
+def _check_type(name, targets):
+    "TypeError for targets of a type that is neither class ids nor class probabilities"
+    if not isinstance(targets, Tensor): raise TypeError(f'{name}: targets must be one tensor, got {type(targets).__name__}')
+    if isinstance(targets, TensorMultiCategory):
+        raise TypeError(f'{name}: targets are TensorMultiCategory, but it takes one class for each sample: use CategoryBlock in place '
+                        f'of MultiCategoryBlock; {_REMEDIES["many"]}')
+    if targets.dtype == torch.bool or targets.is_complex():
+        raise TypeError(f'{name}: targets are {targets.dtype}, but class ids are integers: use targets.long()')
+
+def _check_ids(name, targets, n_classes, ignore_index):
+    "Are some of the class ids, (N,), to be ignored? ValueError for one outside 0..K-1 that is not"
+    low,high = targets.aminmax()
+    inside = int(low) >= 0 and int(high) < n_classes
+    if inside and (ignore_index is None or not 0 <= ignore_index < n_classes): return False
+    wrong = (targets < 0) | (targets >= n_classes)
+    if ignore_index is not None: wrong &= targets != ignore_index
+    if not wrong.any(): return True
+    i = int(wrong.nonzero()[0])
+    raise ValueError(f'{name}: targets[{i}] is {int(targets[i])}, outside 0..{n_classes-1} ({int(wrong.sum())} such targets): number the '
+                     f'classes from 0, or leave such samples out with ignore_index={int(targets[i])}')
+
+def _check_probs(name, targets):
+    "ValueError for rows, (N, K), that are no distribution: negative, or of another sum than 1 by more than .01"
+    sums = targets.sum(-1, dtype=torch.promote_types(targets.dtype, torch.float32))
+    right = ((sums-1).abs() <= .01) & (targets.amin(-1) >= -.01)
+    if right.all(): return
+    i = int((~right).nonzero()[0])
+    row = ', '.join(f'{o:.3g}' for o in targets[i, :6].tolist())
+    raise ValueError(f'{name}: float targets must be class probabilities, >= 0 and with the sum 1, but row {i} is '
+                     f'[{row}{", ..." if targets.shape[1] > 6 else ""}] with the sum {float(sums[i]):.3g}; {_REMEDIES["many"]}; {_REMEDIES["number"]}')
+
+# %% ../nbs/losses.ipynb #27784e82
+def _rows(x, axis):
+    "`x` with its class axis last and all others made one, (N, K); each of them if there are several"
+    if isinstance(x, (list, tuple)): return [_rows(o, axis) for o in x]
+    x = _plain(x)
+    if x.ndim == 2 and axis in (-1, 1): return x # without a node in the graph
+    x = x.movedim(axis, -1)
+    return x.reshape(-1, x.shape[-1])
+
+def _class_targets(name, targets, logits, axis, ignore_index):
+    "Targets, (N,) or (N, K), for logits (N, K), and which of them are ignored, (N,), or None where none is"
+    _check_type(name, targets)
+    given = targets = _plain(targets)
+    soft = targets.is_floating_point()
+    targets = _rows(targets, axis) if soft and targets.ndim > 1 else targets.reshape(-1)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2: return targets, None # the function tells
+    if targets.shape != (logits.shape if soft else logits.shape[:1]): raise _shape_error(name, given, logits.shape)
+    if not soft: targets = targets.long()
+    masked = not soft and ignore_index is not None
+    if targets.numel() and targets.is_cpu and not torch.compiler.is_compiling():
+        try: masked = _check_probs(name, targets) if soft else _check_ids(name, targets, logits.shape[1], ignore_index)
+        except RuntimeError: pass # values that cannot be read, as within `vmap`
+    if not masked: return targets, None
+    ignored = targets == ignore_index
+    return targets.masked_fill(ignored, 0), ignored
+
+def _class_weights(weight, targets, n_classes):
+    "The class weight of each target, (N,)"
+    if len(weight) == n_classes: return at_target(weight.to(targets.device).expand(len(targets), -1), targets)
+    raise ValueError(f"weight must hold one number per class, {n_classes}, got {len(weight)}")
+
+# %% ../nbs/losses.ipynb #0ada391b
 class RobustLoss(nn.Module):
     "Base of the losses, used like `CrossEntropyLossFlat`: `class MyLoss(RobustLoss, func=my_loss)`, or with options of `func` preset"
     y_int = True # MixUp and CutMix blend two losses, not two labels
+    ignore_index = -100 # of losses exported with version 0.1
     def __init_subclass__(cls, func=None, **preset):
         super().__init_subclass__()
         cls.func = staticmethod(partial(func or cls.func, **preset))
@@ -104,6 +181,7 @@ class RobustLoss(nn.Module):
         *args, # Options of the loss function, in its order
         axis:int=-1, # Class axis of the predictions
         weight:Tensor=None, # Weight of each given class, (K,), >= 0; None: all 1
+        ignore_index:int=-100, # Class id of samples to be left out, in 0..K-1 or not; None: there is none
         reduction:str='mean', # 'none', 'mean' or 'sum' of the (weighted) losses
         **params, # Options of the loss function, by name
     ):
@@ -113,7 +191,7 @@ class RobustLoss(nn.Module):
         options = {n: p.default for n,p in signature.parameters.items() if p.default is not p.empty}
         self.params = {**options, **dict(zip(list(signature.parameters)[2:], args)), **params}
         _check(**self.params)
-        self.axis,self.reduction = axis,reduction
+        self.axis,self.ignore_index,self.reduction = axis,ignore_index,reduction
         self.register_buffer('weight', None if weight is None else torch.as_tensor(weight, dtype=torch.float32))
 
     @property
@@ -130,26 +208,16 @@ class RobustLoss(nn.Module):
         logits:Tensor, # (B, K); more axes are flattened, as in `CrossEntropyLossFlat`
         targets:Tensor, # Class ids, shaped as `logits` without its class axis; or class probabilities, shaped as `logits`
     )->Tensor: # A number, or (N,) with `reduction='none'`
-        "The reduced loss"
-        logits,targets = self._rows(logits),_plain(targets)
-        targets = self._rows(targets) if targets.is_floating_point() and targets.ndim > 1 else targets.reshape(-1)
+        "The reduced loss; TypeError or ValueError for targets that are neither class ids nor class probabilities"
+        logits = _rows(logits, self.axis)
+        first = logits[0] if isinstance(logits, list) and logits else logits
+        targets,ignored = _class_targets(type(self).__name__, targets, first, self.axis, self.ignore_index)
         losses = self.func(logits, targets, **self.params)
-        if self.weight is not None: losses = losses * self._class_weights(logits, targets)
-        return losses if self.reduction == 'none' else getattr(losses, self.reduction)()
-
-    def _rows(self, x):
-        "`x` with its class axis last and all others made one, (N, K); each of them if there are several"
-        if isinstance(x, (list, tuple)): return [self._rows(o) for o in x]
-        x = _plain(x)
-        if x.ndim == 2 and self.axis in (-1, 1): return x # without a node in the graph
-        x = x.movedim(self.axis, -1)
-        return x.reshape(-1, x.shape[-1])
-
-    def _class_weights(self, logits, targets):
-        "The class weight of each target, (N,)"
-        n_classes = (logits[0] if isinstance(logits, list) else logits).shape[1]
-        if len(self.weight) != n_classes: raise ValueError(f"weight must hold one number per class, {n_classes}, got {len(self.weight)}")
-        return at_target(self.weight.to(targets.device).expand(len(targets), -1), targets)
+        if self.weight is not None: losses = losses * _class_weights(self.weight, targets, first.shape[1])
+        if ignored is not None: losses = losses.masked_fill(ignored, 0.)
+        if self.reduction == 'none': return losses
+        if self.reduction == 'sum' or ignored is None: return getattr(losses, self.reduction)()
+        return losses.sum() / (~ignored).sum()
 
     def activation(self, x:Tensor)->Tensor:
         "Class probabilities of predictions `x`"
@@ -161,7 +229,9 @@ class RobustLoss(nn.Module):
 
     def extra_repr(self)->str:
         "Options, so that a log of runs names them"
-        return ', '.join(f"{k}={getattr(v, '__name__', v)}" for k,v in {**self.params, 'reduction': self.reduction}.items())
+        ignored = {} if self.ignore_index == -100 else {'ignore_index': self.ignore_index}
+        shown = {**self.params, **ignored, 'reduction': self.reduction}
+        return ', '.join(f"{k}={getattr(v, '__name__', v)}" for k,v in shown.items())
 
 # %% ../nbs/losses.ipynb #4d95fe78
 def _rest(p):
@@ -237,6 +307,7 @@ def with_slope(
     log_p.label = targets,label
     return total
 
+# %% ../nbs/losses.ipynb #84cef791
 def _powers(log_p, q=1.):
     "`p**q` to a few units of 1e-6, without gradient, in a third of the time of `exp` on a CPU"
     return (log_p*(q*math.log2(math.e))).exp2_()
