@@ -80,7 +80,8 @@ def weights_place(
     "Where to put pretrained weights that cannot be downloaded, for an error"
     if isinstance(arch, str):
         from huggingface_hub.constants import HF_HUB_CACHE
-        return (f"put the file that timm names in the folder of the Hugging Face cache {HF_HUB_CACHE} (copied from a machine "
+        return (f"put the file that timm names in the folder of the Hugging Face cache {HF_HUB_CACHE} (copied from a "
+                "machine "
                  "with a connection), or give one with pretrained_cfg_overlay=dict(file='model.safetensors')")
     return f'put the file that torchvision names into {torch.hub.get_dir()}/checkpoints'
 
@@ -93,7 +94,8 @@ def import_tsai(
     except Exception as e: # an installation that does not fit can fail with anything
         missing = isinstance(e, ModuleNotFoundError) and e.name == 'tsai'
         what = 'is not installed' if missing else f'cannot be imported ({type(e).__name__}: {e})'
-        raise ImportError(f"series need tsai, which {what}: pip install 'tsai>=1.0.1' 'pyts<0.14'", name='tsai') from None
+        text = f"series need tsai, which {what}: pip install 'tsai>=1.0.1' 'pyts<0.14'"
+        raise ImportError(text, name='tsai') from None
 
 def _is_model(o):
     "Is it a network of tsai, no part of one?"
@@ -105,7 +107,8 @@ def _is_model(o):
 def series_arch(
     name:str, # 'StackedLSTM', or a model of tsai: 'InceptionTimePlus', 'LSTM_FCN', ...
 ): # its class, or a function that makes it
-    "A network for series by name; `ValueError` with near names for an unknown one, `ImportError` where tsai cannot be imported"
+    """A network for series by name;
+    `ValueError` with near names for an unknown one, `ImportError` where tsai cannot be imported"""
     if name == 'StackedLSTM': return StackedLSTM
     models = {k: o for k, o in vars(import_tsai('models.all')).items() if _is_model(o)}
     if name in models: return models[name]
@@ -128,7 +131,8 @@ def _timm_model(arch, pretrained, dls):
     try: return timm.create_model(arch, pretrained, num_classes=dls.c, in_chans=dls.n_channels)
     except OSError as e:
         if not pretrained: raise
-        raise OSError(f'arch={arch}:pretrained: the weights could not be loaded ({e}): leave out ":pretrained", or {weights_place(arch)}') from e
+        raise OSError(f'arch={arch}:pretrained: the weights could not be loaded ({e}): leave out '
+                      f'":pretrained", or {weights_place(arch)}') from e
 
 def model_maker(
     arch, # name in `ARCHS` or of a timm model, 'resnet18:pretrained' for ImageNet weights; or a function of `DataLoaders`

@@ -33,10 +33,12 @@ def check_images(
     "Returns the images as an array; `TypeError` for another dtype than uint8, `ValueError` for another shape"
     images = np.asarray(images)
     if images.dtype != np.uint8:
-        raise TypeError(f'{name} are {images.dtype}, but must be uint8 from 0 to 255; for floats in [0, 1]: (images*255).round().astype("uint8")')
+        raise TypeError(f'{name} are {images.dtype}, but must be uint8 from 0 to 255; for floats in [0, 1]: '
+                        '(images*255).round().astype("uint8")')
     if images.ndim == 4 and images.shape[-1] == 1: images = images[..., 0]
     if images.ndim != 3 and not (images.ndim == 4 and images.shape[-1] == 3):
-        raise ValueError(f'{name} have the shape {images.shape}, but must be (N,H,W), (N,H,W,1) or (N,H,W,3): channels last, one size for all')
+        raise ValueError(f'{name} have the shape {images.shape}, but must be (N,H,W), (N,H,W,1) or (N,H,W,3): '
+                         'channels last, one size for all')
     return images
 
 # %% ../../nbs/data/arrays.ipynb #168bb7af
@@ -44,7 +46,8 @@ def resize_arrays(
     images:np.ndarray, # (N,H,W) or (N,H,W,3), uint8
     size, # int for a square, or (height, width), in pixels
 ) -> np.ndarray: # (N,height,width) or (N,height,width,3), uint8
-    "Returns the images in another size (bilinear, antialiased, stretched where the proportions differ); the same array if the size is right"
+    """Returns the images in another size (bilinear, antialiased, stretched where the proportions differ);
+    the same array if the size is right"""
     height, width = (size, size) if isinstance(size, Integral) else size
     if images.shape[1:3] == (height, width): return images
     channels_first = torch.tensor(images.reshape(*images.shape[:3], -1)).permute(0, 3, 1, 2)
@@ -59,7 +62,8 @@ class ArrayItem(NamedTuple):
 
 # %% ../../nbs/data/arrays.ipynb #0e937c86
 class ArrayItems:
-    "Samples in memory, as the items of a fastai `Datasets`: an integer gives an `ArrayItem`, several rows give `ArrayItems`"
+    """Samples in memory, as the items of a fastai `Datasets`:
+    an integer gives an `ArrayItem`, several rows give `ArrayItems`"""
     def __init__(
         self,
         images, # uint8, as in `check_images`
@@ -97,7 +101,8 @@ class OpenImage(Transform):
         elif isinstance(o, np.ndarray): image = Image.fromarray(check_images(o[None], 'image')[0])
         else: image = PILImage.create(o)
         if image.mode != self.mode: image = image.convert(self.mode)
-        if image.shape != self.image_size: image = Image.fromarray(resize_arrays(np.asarray(image)[None], self.image_size)[0])
+        if image.shape != self.image_size:
+            image = Image.fromarray(resize_arrays(np.asarray(image)[None], self.image_size)[0])
         return self.pil_cls(image)
 
 # %% ../../nbs/data/arrays.ipynb #63511fbe
@@ -107,18 +112,21 @@ class ItemCategory(Categorize):
 
 # %% ../../nbs/data/arrays.ipynb #b9f5c1e3
 class ArrayDL(TfmdDL):
-    "`TfmdDL` that makes a whole batch with one index operation where the items are `ArrayItems`, and works as usual elsewhere"
+    """`TfmdDL` that makes a whole batch with one index operation where the items are `ArrayItems`, and works as usual
+    elsewhere"""
     _whole_batches = False
 
     def before_iter(self):
         super().before_iter()
-        self._whole_batches = self.bs is not None and self._items_are_rows() and not {'create_item', 'create_batch'} & vars(self).keys()
+        own_ways = {'create_item', 'create_batch'} & vars(self).keys()
+        self._whole_batches = self.bs is not None and self._items_are_rows() and not own_ways
 
     def _items_are_rows(self):
         items = getattr(self.dataset, 'items', None)
         if not isinstance(items, ArrayItems) or items.images.shape[1:3] != self.dataset.image_size: return False
         if items.images.ndim == 4 and self.dataset.n_channels == 1: return False
-        item_tfms = [f for p in (*[tl.tfms for tl in self.dataset.tls], self.after_item, self.before_batch) for f in p.fs]
+        pipelines = *self.dataset.tls.attrgot('tfms'), self.after_item, self.before_batch
+        item_tfms = [f for p in pipelines for f in p.fs]
         return all(type(f) in (OpenImage, ItemCategory, ToTensor) or f.name == 'noop' for f in item_tfms)
 
     def do_item(self, s): return int(s or 0) if self._whole_batches else super().do_item(s)
@@ -134,13 +142,15 @@ class ArrayDL(TfmdDL):
 
 # %% ../../nbs/data/arrays.ipynb #a874841c
 class WithNoise:
-    "Mixed into `DataLoaders`: the noise of the training and the validation labels, and a test loader with the true ones"
+    """Mixed into `DataLoaders`:
+    the noise of the training and the validation labels, and a test loader with the true ones"""
     noise,valid_noise = None,None
 
     @property
     def test(self):
         "Test loader, true labels; `ValueError` where there is none"
-        if len(self.loaders) < 3: raise ValueError('these DataLoaders have no test set: pass test=(inputs, labels) when making them')
+        if len(self.loaders) < 3:
+            raise ValueError('these DataLoaders have no test set: pass test=(inputs, labels) when making them')
         return self.loaders[2]
 
 class ArrayDataLoaders(WithNoise, DataLoaders):
@@ -171,13 +181,15 @@ def _datasets(items, vocab, n_channels):
     "Returns one `Datasets` for each of the items: training first, whose augmentation the others do not get"
     tfms = OpenImage(n_channels, items[0].images.shape[1:3]), ItemCategory(vocab, sort=False)
     train_tls = [TfmdLists(items[0], tfm, split_idx=0) for tfm in tfms]
-    return [Datasets(tls=train_tls)] + [Datasets(tls=[tl._new(o, split_idx=1) for tl in train_tls]) for o in items[1:]]
+    def like_training(o): return Datasets(tls=[tl._new(o, split_idx=1) for tl in train_tls])
+    return [Datasets(tls=train_tls), *map(like_training, items[1:])]
 
 # %% ../../nbs/data/arrays.ipynb #ccb8f8b1
 def noise_records(model, labels, n_classes, inputs, seed):
     "Returns the `LabelNoise` of 'train' and of 'valid', from two dicts of these; nothing where the model is None"
     generator = as_generator(seed)
-    return {name: model(labels[name], n_classes, inputs=inputs[name], generator=generator) for name in ('train', 'valid') if model is not None}
+    if model is None: return {}
+    return {o: model(labels[o], n_classes, inputs=inputs[o], generator=generator) for o in ('train', 'valid')}
 
 def array_dls(
     train, # (images, labels): images uint8 (N,H,W), (N,H,W,1) or (N,H,W,3); labels class ids (N,)
@@ -200,12 +212,15 @@ def array_dls(
     model = as_noise(noise)
     splits = dict(train=train, valid=valid) if test is None else dict(train=train, valid=valid, test=test)
     n_classes, images, labels = None if vocab is None else len(vocab), {}, {}
-    for name, split in splits.items(): images[name], labels[name], n_classes = _check_split(split, name, size, n_classes)
+    for name, split in splits.items():
+        images[name], labels[name], n_classes = _check_split(split, name, size, n_classes)
     vocab = [str(o) for o in range(n_classes)] if vocab is None else list(vocab)
     if len(set(vocab)) < n_classes: raise ValueError(f'vocab has names that occur twice: {vocab}')
     if len({o.shape[1:] for o in images.values()}) > 1:
-        raise ValueError(f'images differ in shape: { {k: o.shape[1:] for k, o in images.items()} }; give one kind, and size= for one size')
-    if len(images['train']) < bs: raise ValueError(f'bs={bs}, but there are only {len(images["train"])} training images: give a smaller bs')
+        raise ValueError(f'images differ in shape: { {k: o.shape[1:] for k, o in images.items()} }; give one kind, '
+                         'and size= for one size')
+    if len(images['train']) < bs:
+        raise ValueError(f'bs={bs}, but there are only {len(images["train"])} training images: give a smaller bs')
 
     records = noise_records(model, labels, n_classes, images, seed)
     labels |= {name: o.given for name, o in records.items()}
@@ -216,4 +231,5 @@ def array_dls(
     train_dl = ArrayDL(dsets[0], bs=bs, shuffle=True, drop_last=True, num_workers=num_workers, device=device,
                        after_item=[ToTensor(), *L(item_tfms)], after_batch=[IntToFloatTensor(), *L(batch_tfms)])
     others = [train_dl.new(o, bs=val_bs or bs, shuffle=False, drop_last=False) for o in dsets[1:]]
-    return ArrayDataLoaders(train_dl, *others, path=path, device=device, noise=records.get('train'), valid_noise=records.get('valid'))
+    return ArrayDataLoaders(train_dl, *others, path=path, device=device,
+                            noise=records.get('train'), valid_noise=records.get('valid'))

@@ -23,25 +23,31 @@ from ..models import check_arch, weights_place
 def medmnist_names() -> list[str]:
     "Returns the names that `medmnist_dls` takes: the 2D sets with one class for each image"
     from medmnist import INFO
-    return [name for name, info in INFO.items() if not info['python_class'].endswith('3D') and 'multi-label' not in info['task']]
+    def fits(info): return not info['python_class'].endswith('3D') and 'multi-label' not in info['task']
+    return [name for name, info in INFO.items() if fits(info)]
 
 # %% ../../nbs/data/medmnist.ipynb #53dd74ac
 def _medmnist_info(name):
-    "Returns the entry of `medmnist.INFO`; `ValueError` with the reason for a set that does not fit, and with the nearest name for a wrong one"
+    """Returns the entry of `medmnist.INFO`;
+    `ValueError` with the reason for a set that does not fit, and with the nearest name for a wrong one"""
     from medmnist import INFO
     names = medmnist_names()
     if name in names: return INFO[name]
     if name not in INFO:
         near = get_close_matches(str(name).lower(), names, n=1)
-        raise ValueError(f'no MedMNIST set is called {name!r}{f", did you mean {near[0]!r}?" if near else ""} Names: {", ".join(names)}')
-    if INFO[name]['python_class'].endswith('3D'): raise ValueError(f'{name} holds volumes, but only the 2D sets can be used: {", ".join(names)}')
-    raise ValueError(f'{name} is multi-label (several findings in one image), but one class for each image is needed: {", ".join(names)}')
+        raise ValueError(f'no MedMNIST set is called {name!r}{f", did you mean {near[0]!r}?" if near else ""} Names: '
+                         f'{", ".join(names)}')
+    if INFO[name]['python_class'].endswith('3D'):
+        raise ValueError(f'{name} holds volumes, but only the 2D sets can be used: {", ".join(names)}')
+    raise ValueError(f'{name} is multi-label (several findings in one image), but one class for each image is needed: '
+                     f'{", ".join(names)}')
 
 # %% ../../nbs/data/medmnist.ipynb #f8d163d3
 def _missing(file, url, download):
     "Returns the error for a file that is not there"
     tried = 'could not be downloaded' if download else 'download=False forbids to fetch it'
-    return FileNotFoundError(f'{file.name} is not in {file.parent}, and {tried}. Get it from {url} and put it into that folder'
+    return FileNotFoundError(f'{file.name} is not in {file.parent}, and {tried}. Get it from {url} and put it into '
+                             'that folder'
                              + ('.' if download else ', or allow it: download=True, on the command line --download.'))
 
 # %% ../../nbs/data/medmnist.ipynb #8c0e023f
@@ -53,7 +59,8 @@ def medmnist_splits(
 ) -> tuple: # three pairs (images, labels) for training, validation and test, and the list of class names
     "Returns MedMNIST's own splits; `FileNotFoundError` for a missing file, `ValueError` for a wrong name, size or file"
     info = _medmnist_info(name)
-    if size not in (28, 64, 128, 224): raise ValueError(f'size={size}: MedMNIST has the sizes 28, 64, 128 and 224; another one: array_dls(..., size=)')
+    if size not in (28, 64, 128, 224):
+        raise ValueError(f'size={size}: MedMNIST has the sizes 28, 64, 128 and 224; another one: array_dls(..., size=)')
     import medmnist
     medmnist_class, suffix = getattr(medmnist, info['python_class']), '' if size == 28 else f'_{size}'
     file = Path(root or medmnist.info.DEFAULT_ROOT or Path.home()/'.medmnist').expanduser()/f'{name}{suffix}.npz'
@@ -70,9 +77,12 @@ def medmnist_splits(
             data = medmnist_class(split, root=str(file.parent), size=size)
             splits.append((data.imgs, data.labels[:, 0] if data.labels.shape[1:] == (1,) else data.labels))
     except (BadZipFile, zlib.error, KeyError, IndexError, ValueError, EOFError) as e:
-        raise ValueError(f'{file} is damaged or no MedMNIST file ({type(e).__name__}: {e}): delete it and call again to download it') from e
+        raise ValueError(f'{file} is damaged or no MedMNIST file ({type(e).__name__}: {e}): delete it and call '
+                         'again to download it') from e
     found = splits[0][0].shape[1:3]
-    if found != (size, size): raise ValueError(f'{file} holds images of {found[0]}x{found[1]} pixels, not {size}x{size}: it must be {info[f"url{suffix}"]}')
+    if found != (size, size):
+        raise ValueError(f'{file} holds images of {found[0]}x{found[1]} pixels, not {size}x{size}: it must be '
+                         f'{info[f"url{suffix}"]}')
     return *splits, [info['label'][str(i)] for i in range(len(info['label']))]
 
 # %% ../../nbs/data/medmnist.ipynb #37e7302f
@@ -87,9 +97,10 @@ def medmnist_dls(
     download:bool=True, # fetch the file if it is not there; False: only look in the folder
     **kwargs
 ) -> ArrayDataLoaders:
-    "Returns `DataLoaders` of a MedMNIST set with its own splits; further options as in `array_dls`, errors as in `medmnist_splits`"
-    train, valid, test, names = medmnist_splits(name, size, root, download)
-    return array_dls(train, valid, test, noise=noise, vocab=names, bs=bs, seed=seed, **kwargs)
+    """Returns `DataLoaders` of a MedMNIST set with its own splits;
+    further options as in `array_dls`, errors as in `medmnist_splits`"""
+    *splits, names = medmnist_splits(name, size, root, download)
+    return array_dls(*splits, noise=noise, vocab=names, bs=bs, seed=seed, **kwargs)
 
 # %% ../../nbs/data/medmnist.ipynb #80e3f1a5
 @delegates(vision_learner, but=['n_in'])
@@ -109,10 +120,14 @@ def medmnist_learner(
     cbs=None, # callbacks
     **kwargs
 ) -> Learner:
-    "Returns a learner for a MedMNIST set; further options as in `vision_learner`; `OSError` where pretrained weights cannot be downloaded"
+    """Returns a learner for a MedMNIST set; further options as in `vision_learner`;
+    `OSError` where pretrained weights cannot be downloaded"""
     check_arch(arch, 'a torchvision constructor as function: from fastai.vision.all import squeezenet1_1')
-    dls = medmnist_dls(name, noise=noise, size=size, bs=bs, seed=seed, root=root, download=download, rgb=rgb, batch_tfms=batch_tfms)
-    try: return vision_learner(dls, arch, pretrained=pretrained, n_in=dls.n_channels, metrics=metrics, cbs=cbs, **kwargs)
+    dls = medmnist_dls(name, noise=noise, size=size, bs=bs, seed=seed, root=root, download=download,
+                       rgb=rgb, batch_tfms=batch_tfms)
+    kwargs = dict(kwargs, pretrained=pretrained, n_in=dls.n_channels, metrics=metrics, cbs=cbs)
+    try: return vision_learner(dls, arch, **kwargs)
     except OSError as e:
         if not pretrained: raise
-        raise OSError(f'the pretrained weights of {getattr(arch, "__name__", arch)} could not be loaded ({e}): pass pretrained=False to start from random weights, or {weights_place(arch)}') from e
+        raise OSError(f'the pretrained weights of {getattr(arch, "__name__", arch)} could not be loaded ({e}): '
+                      f'pass pretrained=False to start from random weights, or {weights_place(arch)}') from e

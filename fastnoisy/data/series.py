@@ -44,7 +44,8 @@ def _read_arff(file):
     from scipy.io.arff import loadarff
     rows, meta = loadarff(file)
     *names, label = meta.names()
-    if meta[names[0]][0] == 'relational': series = np.stack([np.asarray(o.tolist(), dtype=float) for o in rows[names[0]]])
+    if meta[names[0]][0] == 'relational':
+        series = np.stack([np.asarray(o.tolist(), dtype=float) for o in rows[names[0]]])
     else: series = np.stack([rows[o] for o in names], 1)[:, None]
     return series, rows[label]
 
@@ -62,7 +63,8 @@ def read_series(
     file = Path(file)
     try: series, labels = READERS[file.suffix[1:]](file)
     except ImportError: raise # no tsai: nothing is said about the file
-    except Exception as e: raise ValueError(f'{file} is damaged or in none of the formats of the archive ({type(e).__name__}: {e})') from e
+    except Exception as e:
+        raise ValueError(f'{file} is damaged or in none of the formats of the archive ({type(e).__name__}: {e})') from e
     return series.astype(np.float32), [_class_name(o) for o in labels]
 
 # %% ../../nbs/data/series.ipynb #5905b73c
@@ -78,35 +80,42 @@ def _from_tsai(name, root, download):
     known = {o.lower(): o for o in external.UCR_list}
     if name.lower() not in known:
         near = get_close_matches(name.lower(), known, n=1, cutoff=.5)
-        raise ValueError(f'no set of the UCR and UEA archives is called {name!r}{f", did you mean {known[near[0]]!r}?" if near else ""}; a set of your own needs '
+        raise ValueError('no set of the UCR and UEA archives is called '
+                         f'{name!r}{f", did you mean {known[near[0]]!r}?" if near else ""}; a set of your own needs '
                          f'{name}_TRAIN and {name}_TEST (.{", .".join(READERS)}) in {root/name}')
     name = known[name.lower()]
     here = (root/name/'X_train.npy').exists()
     arrays = external.get_UCR_data(name, path=root, parent_dir='.', on_disk=False) if here or download else (None,)
     if arrays[0] is None: raise FileNotFoundError(
-        f'{name} is not in {root}, and {"could not be downloaded" if download else "download=False forbids to fetch it"}. Get it from '
-        f'https://www.timeseriesclassification.com/description.php?Dataset={name} and put {name}_TRAIN.ts and {name}_TEST.ts (or both as .tsv, .txt or .arff) '
+        f'{name} is not in {root}, and '
+        f'{"could not be downloaded" if download else "download=False forbids to fetch it"}. Get it from '
+        f'https://www.timeseriesclassification.com/description.php?Dataset={name} and put {name}_TRAIN.ts and '
+        f'{name}_TEST.ts (or both as .tsv, .txt or .arff) '
         f'into {root/name}')
-    return [(arrays[i], [_class_name(o) for o in arrays[i+1]]) for i in (0, 2)]
+    return [(arrays[i], list(map(_class_name, arrays[i+1]))) for i in (0, 2)]
 
 def _class_order(name):
     try: return 0, float(name), name
     except ValueError: return 1, 0., name
 
-def _ended(series, length): return np.pad(series, ((0, 0), (0, 0), (0, length - series.shape[2])), constant_values=np.nan)
+def _ended(series, length):
+    "Series (N,C,L) of a given length, NaN where they have ended"
+    return np.pad(series, ((0, 0), (0, 0), (0, length - series.shape[2])), constant_values=np.nan)
 
 def ucr_splits(
     name:str, # name of the set, for instance 'ECG5000'; case does not matter where it is downloaded
     root=None, # folder that has a folder for each set; None: 'UCR' in fastai's data folder
     download:bool=True, # fetch the set if it is not there; False: only look in the folder
-) -> tuple: # two pairs (series, labels) for training and test: series (N,C,L) float32 with NaN, class ids (N,) int64; and the list of class names
-    "Returns the archive's own two parts of a set; `FileNotFoundError` for missing files, `ValueError` for an unknown name or a file that cannot be read"
+) -> tuple: # pairs (series, labels) for training and test: (N,C,L) float32 with NaN, class ids (N,) int64; and the class names
+    """Returns the archive's own two parts of a set;
+    `FileNotFoundError` for missing files, `ValueError` for an unknown name or a file that cannot be read"""
     root = Path(root).expanduser() if root else fastai_path('data')/'UCR'
     files = _files(root/name, name)
     parts = [read_series(f) for f in files] if files else _from_tsai(name, root, download)
     names = sorted({o for _, labels in parts for o in labels}, key=_class_order)
     length = max(series.shape[2] for series, _ in parts)
-    return *[(_ended(series, length), np.array([names.index(o) for o in labels])) for series, labels in parts], names
+    def part(series, labels): return _ended(series, length), np.array([names.index(o) for o in labels])
+    return part(*parts[0]), part(*parts[1]), names
 
 # %% ../../nbs/data/series.ipynb #cd41a929
 def stratified_split(
@@ -136,10 +145,13 @@ def standardised(
 
 def _check_series(part, name, n_classes):
     "Returns the series as (N,C,L) and the labels of a pair; `TypeError` or `ValueError` where they are not"
-    if not isinstance(part, (tuple, list)) or len(part) != 2: raise TypeError(f'{name} must be a pair (series, labels), got {type(part).__name__}')
+    if not isinstance(part, (tuple, list)) or len(part) != 2:
+        raise TypeError(f'{name} must be a pair (series, labels), got {type(part).__name__}')
     series = np.asarray(part[0], dtype=np.float32)
     if series.ndim == 2: series = series[:, None]
-    if series.ndim != 3: raise ValueError(f'{name} series have the shape {series.shape}, but must be (N,L) or (N,C,L): samples, channels, steps')
+    if series.ndim != 3:
+        raise ValueError(f'{name} series have the shape {series.shape}, but must be (N,L) or (N,C,L): samples, '
+                         'channels, steps')
     labels, n_classes = check_labels(part[1], n_classes, f'{name} labels')
     if len(series) != len(labels): raise ValueError(f'{name} has {len(series)} series but {len(labels)} labels')
     return series, labels, n_classes
@@ -164,9 +176,10 @@ def series_dls(
     n_classes, series, labels = None if vocab is None else len(vocab), {}, {}
     for name, part in parts.items(): series[name], labels[name], n_classes = _check_series(part, name, n_classes)
     shapes = {name: o.shape[1:] for name, o in series.items()}
-    if len(set(shapes.values())) > 1: raise ValueError(f'series differ in channels or length: {shapes}; end shorter ones with NaN')
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f'series differ in channels or length: {shapes}; end shorter ones with NaN')
     arrays = standardised(*series.values()) if standardise else [np.nan_to_num(o, nan=0.) for o in series.values()]
-    vocab = [str(o) for o in range(n_classes)] if vocab is None else [str(o) for o in vocab]
+    vocab = [str(o) for o in (range(n_classes) if vocab is None else vocab)]
 
     records = noise_records(model, labels, n_classes, dict(zip(labels, arrays)), seed)
     labels |= {name: o.given for name, o in records.items()}
@@ -176,8 +189,8 @@ def series_dls(
     given = np.array(vocab)[torch.cat(list(labels.values()))]
     tfms = [None, tsai_core.TSClassification(vocab, sort=False)]
     dsets = tsai_core.TSDatasets(np.concatenate(arrays), given, splits=splits, tfms=tfms)
-    dls = SeriesDataLoaders.from_dsets(*[dsets.subset(i) for i in range(len(splits))], bs=[bs] + [val_bs or bs]*(len(splits)-1),
-                                       device=default_device() if device is None else device)
+    subsets, sizes = map(dsets.subset, range(len(splits))), [bs] + [val_bs or bs]*(len(splits)-1)
+    dls = SeriesDataLoaders.from_dsets(*subsets, bs=sizes, device=default_device() if device is None else device)
     dls.noise, dls.valid_noise = records.get('train'), records.get('valid')
     return dls
 
@@ -195,21 +208,24 @@ def ucr_dls(
     download:bool=True, # fetch the set if it is not there; False: only look in the folder
     **kwargs
 ) -> DataLoaders:
-    "Returns `DataLoaders` of a set of the UCR or UEA archive; further options as in `series_dls`, errors as in `ucr_splits`"
+    """Returns `DataLoaders` of a set of the UCR or UEA archive;
+    further options as in `series_dls`, errors as in `ucr_splits`"""
     (x, y), test, vocab = ucr_splits(name, root, download)
     if test_pct is not None:
         x, y = np.concatenate([x, test[0]]), np.concatenate([y, test[1]])
         rest, test_rows = stratified_split(y, test_pct, split_seed)
         (x, y), test = (x[rest], y[rest]), (x[test_rows], y[test_rows])
     train, valid = stratified_split(y, valid_pct, split_seed)
-    return series_dls((x[train], y[train]), (x[valid], y[valid]), test, noise=noise, vocab=vocab, bs=bs, seed=seed, **kwargs)
+    return series_dls((x[train], y[train]), (x[valid], y[valid]), test,
+                      noise=noise, vocab=vocab, bs=bs, seed=seed, **kwargs)
 
 @delegates(ucr_dls)
 def ecg5000_dls(
     noise=None, # noise of the training and validation labels: None, a rate in [0, 1], a `NoiseModel`, or its name and rate: 'pair:.3'
     **kwargs
 ) -> DataLoaders:
-    "Returns `DataLoaders` of ECG5000: 5,000 heartbeats of 140 steps, five classes, very unequal; options as in `ucr_dls`"
+    """Returns `DataLoaders` of ECG5000: 5,000 heartbeats of 140 steps, five classes, very unequal;
+    options as in `ucr_dls`"""
     return ucr_dls('ECG5000', noise=noise, **kwargs)
 
 # %% ../../nbs/data/series.ipynb #6fea9b6e
@@ -252,5 +268,6 @@ def series_learner(
 
 def ts_learner(*args, **kwargs):
     "Name of `series_learner` in version 0.1; tsai has a `ts_learner` of its own"
-    warnings.warn('ts_learner has become series_learner; the old name goes with version 0.3.', FutureWarning, stacklevel=2)
+    warnings.warn('ts_learner has become series_learner; the old name goes with version '
+                  '0.3.', FutureWarning, stacklevel=2)
     return series_learner(*args, **kwargs)

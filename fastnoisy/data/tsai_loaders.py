@@ -17,5 +17,6 @@ class SeriesDL(TSDataLoader):
 
 # %% ../../nbs/data/tsai_loaders.ipynb #eb0b7695
 class SeriesDataLoaders(WithNoise, TSDataLoaders):
-    "tsai's `TSDataLoaders` with the noise of the training and the validation labels, and a test loader with the true ones"
+    """tsai's `TSDataLoaders` with the noise of the training and the validation labels, and a test loader with the
+    true ones"""
     _dl_type = SeriesDL
