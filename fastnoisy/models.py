@@ -10,7 +10,7 @@ __all__ = ['ARCHS', 'small_cnn', 'resnet18_32', 'StackedLSTM', 'small_series_cnn
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
-import timm, torch
+import torch
 from torch import nn
 
 # %% ../nbs/models.ipynb #d46a631d
@@ -31,6 +31,7 @@ def resnet18_32(
     dls, # `DataLoaders` of images with `n_channels` and `c`
 ) -> nn.Module: # images (B,n_channels,H,W) -> logits (B,c)
     "ResNet-18 for images of 32 pixels: the first layer 3 x 3 without stride, no pooling after it; random weights"
+    import timm
     model = timm.create_model('resnet18', num_classes=dls.c, in_chans=dls.n_channels)
     model.conv1 = nn.Conv2d(dls.n_channels, 64, 3, padding=1, bias=False)
     model.maxpool = nn.Identity()
@@ -69,7 +70,9 @@ def check_arch(
     other:str, # what may be given in place of a name, for the error
 ):
     "Raises `ValueError` for a string that names no timm model"
-    if not isinstance(arch, str) or ':' in arch or timm.is_model(arch.split('.')[0]): return
+    if not isinstance(arch, str) or ':' in arch: return
+    import timm
+    if timm.is_model(arch.split('.')[0]): return
     near = ', '.join(get_close_matches(arch, timm.list_models(), n=3))
     raise ValueError(f'timm has no model called {arch!r}{f"; near: {near}" if near else ""}. '
                      f'Give the name of a timm model, or {other}')
@@ -128,6 +131,7 @@ ARCHS = {'small_cnn': _small_cnn, 'small_cnn:2': partial(_small_cnn, stride=2), 
 
 def _timm_model(arch, pretrained, dls):
     "A timm model for the channels and classes of `dls`; `OSError` where its weights cannot be loaded"
+    import timm
     try: return timm.create_model(arch, pretrained, num_classes=dls.c, in_chans=dls.n_channels)
     except OSError as e:
         if not pretrained: raise
@@ -140,6 +144,7 @@ def model_maker(
     "What makes a network that fits the data; `ValueError` for an unknown name"
     if callable(arch): return arch
     if arch in ARCHS: return ARCHS[arch]
+    import timm
     name,_,option = arch.partition(':')
     if timm.is_model(name) and option in ('', 'pretrained'): return partial(_timm_model, name, option == 'pretrained')
     raise ValueError(f'arch={arch!r}: give one of {", ".join(ARCHS)}, or the name of a timm model, '

@@ -110,8 +110,8 @@ def test_the_program_says_it_in_one_line(no_tsai, tmp_path):
     with pytest.raises(SystemExit, match=f'fastnoisy: series need tsai, which {no_tsai}'):
         main(['bench', '--data', 'ecg5000', '--root', str(tmp_path/'data'), '--out', str(tmp_path/'out')])
 
-def test_importing_models_imports_neither_tsai_nor_the_rest_of_the_package():
-    code = 'import sys, fastnoisy.models; print([o for o in sys.modules if o.startswith(("tsai", "fastai", "fastnoisy."))])'
+def test_importing_models_imports_neither_timm_nor_tsai_nor_the_rest_of_the_package():
+    code = 'import sys, fastnoisy.models; print([o for o in sys.modules if o.startswith(("timm", "tsai", "fastai", "fastnoisy."))])'
     said = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True, cwd=root).stdout
     assert said.strip() == "['fastnoisy._moved', 'fastnoisy.models']"
 
