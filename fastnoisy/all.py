@@ -6,39 +6,38 @@
 __all__ = []
 
 # %% ../nbs/all.ipynb #55dd3f8e
-from .core import *
-from .losses import *
-from .noise.label_noise import *
-from .noise.label_models import *
-from .noise.human import *
-from .noise.input_noise import *
-from .data.arrays import *
-from .data.digits import *
-from .data.medmnist import *
-from .data.noisy_dls import *
-from .data.series import StackedLSTM, ecg5000_dls, series_dls, series_metrics, ts_learner, ucr_dls
-from .callback.lilaw import *
-from .callback.also_optimizer import *
-from .callback.also import *
-from .callback.dynamics import *
+# noise and data
+from .noise.label_noise import PairNoise, SymmetricNoise, register_noise
+from .noise.label_models import AsymmetricNoise, InstanceNoise, TransitionNoise
+from .noise.human import HumanNoise
+from .data.arrays import array_dls
+from .data.digits import digits_dls
+from .data.medmnist import medmnist_dls, medmnist_learner
+from .data.noisy_dls import noisy, noisy_inputs
+from .data.series import series_dls, series_learner, ucr_dls
+from .models import small_cnn
+# losses
+from .losses import (ActivePassiveLoss, AlphaFocalLoss, BootstrappingLoss, CELoss, GCELoss, GJSLoss, JSLoss,
+                              MAELoss, NCELoss, NCEMAELoss, NCERCELoss, NFLMAELoss, NFLRCELoss, SCELoss)
+# callbacks
+from .callback.lilaw import LiLAWCallback
+from .callback.also import ALSOCallback
+from .callback.dynamics import DynamicsCallback
 from .callback.knn import KNNCorrectionCallback
 from .callback.confidence import TwoModelConfidenceCallback
-from .analysis.neighbors import embed, knn_vote, nearest
-from .callback.bmm import *
-from .analysis.mixture import *
-from .analysis.training_dynamics import *
-from .analysis.detection import Detection, n_found, signals, suspicion, wrong_samples
-from .analysis.ranking import average_precision, detection_table, precision_recall_f1, roc_auc, to_quality
-from .analysis.transition import fit_noise, noise_em, transition_matrix
-from .analysis.noise_rate import NoiseEstimate, estimate_noise, share_interval
-from .analysis.report import *
-from .methods import *
-from .analysis.metrics import *
-from .benchmark.train import *
-from .analysis.calibration import calibrate, ece
-from .benchmark.datasets import DATASETS, register_dataset
-from .benchmark.presets import PRESETS
-from .benchmark.runner import run_grid
-from .benchmark.tables import *
+from .callback.bmm import BMMFilterCallback
+from .core.method import MethodCallback
+from .core.registry import METHODS, register_method
+from .methods import as_method, register_loss
+# analysis
+from .analysis.report.table import noise_report
+from .analysis.calibration import calibrate
+from .analysis.neighbors import knn_vote
+from .analysis.noise_rate import estimate_noise
+# audits and benchmarks
 from .audit.run import audit
+from .benchmark.datasets import DATASETS, register_dataset
+from .benchmark.runner import run_grid
+from .benchmark.tables import grid_report
+from .benchmark.train import run_one
 __all__ = [o for o in globals() if not o.startswith('_')]

@@ -52,7 +52,11 @@ def demo(
     "Train methods on digits with wrong labels; print a table and write plots to `out`"
     import matplotlib
     matplotlib.use('Agg')
-    from fastnoisy.all import as_method, digits_dls, known_methods, n_found, run_one, small_cnn
+    from fastnoisy.analysis.detection import n_found
+    from fastnoisy.benchmark.train import known_methods, run_one
+    from fastnoisy.data.digits import digits_dls
+    from fastnoisy.methods import as_method
+    from fastnoisy.models import small_cnn
     methods,out = known_methods(DEMO if methods is None else methods),Path(out)
     out.mkdir(parents=True, exist_ok=True)
     learners,rows = {},[]
@@ -82,8 +86,9 @@ def _audit(**options):
 
 # %% ../nbs/cli.ipynb #c3f98c99
 def _print_names():
-    from fastnoisy.all import DATASETS, METHODS, PRESETS
-    from fastnoisy.benchmark.presets import CPU
+    from fastnoisy.benchmark.datasets import DATASETS
+    from fastnoisy.benchmark.presets import CPU, PRESETS
+    from fastnoisy.core.registry import METHODS # all of them are registered by then
     from fastnoisy.benchmark.variants import INPUT_NOISES, VARIANTS
     for title,names in (('methods (combine them: gce+also; give options: gce:q=.5)', METHODS), ('data sets', DATASETS)):
         print(f'{title}:')
@@ -97,7 +102,8 @@ def _split(texts): return [o for text in texts for o in text.split(',') if o]
 def _bench(report=None, names=False, methods=None, **options):
     import matplotlib
     matplotlib.use('Agg')
-    from fastnoisy.all import grid_report, run_grid
+    from fastnoisy.benchmark.runner import run_grid
+    from fastnoisy.benchmark.tables import grid_report
     if names: return _print_names()
     if report is None:
         report = options['out']
@@ -214,5 +220,5 @@ def main(
     warnings.filterwarnings('ignore', category=FutureWarning, module='torch')
     if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace') # a name that the terminal cannot show ends nothing
     try: run(**args)
-    except (ValueError, OSError) as e: sys.exit(f'fastnoisy: {e}')
+    except (ValueError, OSError, ImportError) as e: sys.exit(f'fastnoisy: {e}')
     except KeyboardInterrupt: sys.exit('fastnoisy: interrupted')

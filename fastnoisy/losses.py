@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
+from fastai.torch_core import TensorMultiCategory
 
 # %% ../nbs/losses.ipynb #a55425a3
 def _plain(x):
@@ -27,16 +28,18 @@ def _plain(x):
     return x if type(x) is Tensor else x.as_subclass(Tensor)
 
 def _checked(logits, targets):
-    "`logits` as float32 (float64 stays), `targets` as int64 or like `logits`, both plain tensors. TypeError or ValueError if they do not fit."
+    """`logits` as float32 (float64 stays), `targets` as int64 or like `logits`, both plain tensors.
+    TypeError or ValueError if they do not fit."""
     if not isinstance(logits, Tensor):
-        raise TypeError(f"logits must be one tensor (B, K), got {type(logits).__name__}: only GJSLoss takes several predictions")
+        raise TypeError(f"logits must be one tensor (B, K), got {type(logits).__name__}: "
+                        "only GJSLoss takes several predictions")
     logits,targets = _plain(logits),_plain(targets)
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise ValueError(f"logits must have shape (B, K) with K >= 2 classes, got {tuple(logits.shape)}")
     soft = targets.is_floating_point()
     if targets.shape != (logits.shape if soft else logits.shape[:1]):
-        raise ValueError(f"targets must be integer class ids (B,) or float probabilities (B, K) for logits {tuple(logits.shape)}, "
-                         f"got {targets.dtype} {tuple(targets.shape)}")
+        raise ValueError("targets must be integer class ids (B,) or float probabilities (B, K) for logits "
+                         f"{tuple(logits.shape)}, got {targets.dtype} {tuple(targets.shape)}")
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return logits, targets.to(logits.dtype) if soft else targets.long()
 
@@ -56,7 +59,8 @@ def at_target(
     targets:Tensor, # (B,) class ids, or (B, K) class probabilities
 )->Tensor: # (B,)
     "The value of the target's class; the mean over classes if the target is soft"
-    known_targets,label = getattr(values, 'label', (None, None)) # each gathering costs a pass over (B, K) in the backward
+    # each gathering costs a pass over (B, K) in the backward
+    known_targets,label = getattr(values, 'label', (None, None))
     if known_targets is targets: return label
     label = (targets*values).sum(-1) if targets.is_floating_point() else values.gather(-1, targets[:,None]).squeeze(-1)
     if getattr(values, 'is_log_probs', False) and label.requires_grad: values.label = targets,label
@@ -90,30 +94,126 @@ def _check(**params):
         if ok and value is not None and not ok(value): raise ValueError(f"{name} must be {limits}, got {value}")
 
 # %% ../nbs/losses.ipynb #b4d9cd47
+_REMEDIES = dict(
+    many = 'several labels for a sample (multi-hot) need BCEWithLogitsLossFlat',
+    one_hot = 'one-hot labels become class ids with targets.argmax(-1)',
+    number = 'numbers to be predicted (regression) need a loss such as MSELossFlat, class ids need targets.long()')
+
+def _shape_error(name, targets, shape):
+    "ValueError for targets that have another shape than logits of the shape `shape`, (N, K), ask for"
+    if targets.is_floating_point(): keys = ['number']
+    else: keys = ['one_hot', 'many'] if targets.numel() == math.prod(shape) else []
+    return ValueError('; '.join([
+        f'{name}: targets must be integer class ids (B,) or float probabilities (B, K) for logits {tuple(shape)}, '
+        f'got {targets.dtype} {tuple(targets.shape)}', *(_REMEDIES[o] for o in keys)]))
+
+def _check_type(name, targets):
+    "TypeError for targets of a type that is neither class ids nor class probabilities"
+    if not isinstance(targets, Tensor):
+        raise TypeError(f'{name}: targets must be one tensor, got {type(targets).__name__}')
+    if isinstance(targets, TensorMultiCategory):
+        raise TypeError(f'{name}: targets are TensorMultiCategory, but it takes one class for each sample: use '
+                        f'CategoryBlock in place of MultiCategoryBlock; {_REMEDIES["many"]}')
+    if targets.dtype == torch.bool or targets.is_complex():
+        raise TypeError(f'{name}: targets are {targets.dtype}, but class ids are integers: use targets.long()')
+
+def _check_ids(name, targets, n_classes, ignore_index):
+    "Are some of the class ids, (N,), to be ignored? ValueError for one outside 0..K-1 that is not"
+    low,high = targets.aminmax()
+    inside = int(low) >= 0 and int(high) < n_classes
+    if inside and (ignore_index is None or not 0 <= ignore_index < n_classes): return False
+    wrong = (targets < 0) | (targets >= n_classes)
+    if ignore_index is not None: wrong &= targets != ignore_index
+    if not wrong.any(): return True
+    i = int(wrong.nonzero()[0])
+    raise ValueError(f'{name}: targets[{i}] is {int(targets[i])}, outside 0..{n_classes-1} ({int(wrong.sum())} such '
+                     'targets): number the '
+                     f'classes from 0, or leave such samples out with ignore_index={int(targets[i])}')
+
+def _check_probs(name, targets):
+    "ValueError for rows, (N, K), that are no distribution: negative, or of another sum than 1 by more than .01"
+    sums = targets.sum(-1, dtype=torch.promote_types(targets.dtype, torch.float32))
+    right = ((sums-1).abs() <= .01) & (targets.amin(-1) >= -.01)
+    if right.all(): return
+    i = int((~right).nonzero()[0])
+    row = ', '.join(f'{o:.3g}' for o in targets[i, :6].tolist())
+    raise ValueError(f'{name}: float targets must be class probabilities, >= 0 and with the sum 1, but row {i} is '
+                     f'[{row}{", ..." if targets.shape[1] > 6 else ""}] with the sum {float(sums[i]):.3g}; '
+                     f'{_REMEDIES["many"]}; {_REMEDIES["number"]}')
+
+# %% ../nbs/losses.ipynb #27784e82
+def _rows(x, axis):
+    "`x` with its class axis last and all others made one, (N, K); each of them if there are several"
+    if isinstance(x, (list, tuple)): return [_rows(o, axis) for o in x]
+    x = _plain(x)
+    if x.ndim == 2 and axis in (-1, 1): return x # without a node in the graph
+    x = x.movedim(axis, -1)
+    return x.reshape(-1, x.shape[-1])
+
+def _class_targets(name, targets, logits, axis, ignore_index):
+    "Targets, (N,) or (N, K), for logits (N, K), and which of them are ignored, (N,), or None where none is"
+    _check_type(name, targets)
+    given = targets = _plain(targets)
+    soft = targets.is_floating_point()
+    targets = _rows(targets, axis) if soft and targets.ndim > 1 else targets.reshape(-1)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
+        return targets, None # the function tells
+    if targets.shape != (logits.shape if soft else logits.shape[:1]): raise _shape_error(name, given, logits.shape)
+    if not soft: targets = targets.long()
+    masked = not soft and ignore_index is not None
+    if targets.numel() and targets.is_cpu and not torch.compiler.is_compiling():
+        try: masked = _check_probs(name, targets) if soft else _check_ids(name, targets, logits.shape[1], ignore_index)
+        except RuntimeError: pass # values that cannot be read, as within `vmap`
+    if not masked: return targets, None
+    ignored = targets == ignore_index
+    return targets.masked_fill(ignored, 0), ignored
+
+def _class_weights(weight, targets, n_classes):
+    "The class weight of each target, (N,)"
+    if len(weight) == n_classes: return at_target(weight.to(targets.device).expand(len(targets), -1), targets)
+    raise ValueError(f"weight must hold one number per class, {n_classes}, got {len(weight)}")
+
+# %% ../nbs/losses.ipynb #72d3db59
+def _keyword_only(f): return [p for p in inspect.signature(f).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+def _options(func, args, params):
+    "Options of a loss function by name, with its defaults; TypeError for one it does not have"
+    signature = inspect.signature(func)
+    signature.bind('logits', 'targets', *args, **params)
+    options = {n: p.default for n,p in signature.parameters.items() if p.default is not p.empty}
+    return {**options, **dict(zip(list(signature.parameters)[2:], args)), **params}
+
+def _reduced(losses, ignored, reduction):
+    "Sum, mean over the samples that are not ignored, or the losses themselves"
+    if reduction == 'none': return losses
+    if reduction == 'sum' or ignored is None: return getattr(losses, reduction)()
+    return losses.sum() / (~ignored).sum()
+
+# %% ../nbs/losses.ipynb #4525dbde
 class RobustLoss(nn.Module):
-    "Base of the losses, used like `CrossEntropyLossFlat`: `class MyLoss(RobustLoss, func=my_loss)`, or with options of `func` preset"
+    """Base of the losses, used like `CrossEntropyLossFlat`:
+    `class MyLoss(RobustLoss, func=my_loss)`, or with options of `func` preset"""
     y_int = True # MixUp and CutMix blend two losses, not two labels
+    ignore_index = -100 # of losses exported with version 0.1
     def __init_subclass__(cls, func=None, **preset):
         super().__init_subclass__()
         cls.func = staticmethod(partial(func or cls.func, **preset))
         options = list(inspect.signature(cls.func).parameters.values())[2:]
-        common = [p for p in inspect.signature(RobustLoss.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        cls.__signature__ = inspect.Signature(sorted(options + common, key=lambda p: p.kind))
+        options += _keyword_only(RobustLoss.__init__)
+        cls.__signature__ = inspect.Signature(sorted(options, key=lambda p: p.kind))
 
     def __init__(self,
         *args, # Options of the loss function, in its order
         axis:int=-1, # Class axis of the predictions
         weight:Tensor=None, # Weight of each given class, (K,), >= 0; None: all 1
+        ignore_index:int=-100, # Class id of samples to be left out, in 0..K-1 or not; None: there is none
         reduction:str='mean', # 'none', 'mean' or 'sum' of the (weighted) losses
         **params, # Options of the loss function, by name
     ):
         super().__init__()
-        signature = inspect.signature(self.func)
-        signature.bind('logits', 'targets', *args, **params)
-        options = {n: p.default for n,p in signature.parameters.items() if p.default is not p.empty}
-        self.params = {**options, **dict(zip(list(signature.parameters)[2:], args)), **params}
+        self.params = _options(self.func, args, params)
         _check(**self.params)
-        self.axis,self.reduction = axis,reduction
+        self.axis,self.ignore_index,self.reduction = axis,ignore_index,reduction
         self.register_buffer('weight', None if weight is None else torch.as_tensor(weight, dtype=torch.float32))
 
     @property
@@ -123,33 +223,22 @@ class RobustLoss(nn.Module):
 
     @reduction.setter
     def reduction(self, value:str):
-        if value not in ('none', 'mean', 'sum'): raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {value!r}")
+        if value not in ('none', 'mean', 'sum'):
+            raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {value!r}")
         self._reduction = value
 
     def forward(self,
         logits:Tensor, # (B, K); more axes are flattened, as in `CrossEntropyLossFlat`
         targets:Tensor, # Class ids, shaped as `logits` without its class axis; or class probabilities, shaped as `logits`
     )->Tensor: # A number, or (N,) with `reduction='none'`
-        "The reduced loss"
-        logits,targets = self._rows(logits),_plain(targets)
-        targets = self._rows(targets) if targets.is_floating_point() and targets.ndim > 1 else targets.reshape(-1)
+        "The reduced loss; TypeError or ValueError for targets that are neither class ids nor class probabilities"
+        logits = _rows(logits, self.axis)
+        first = logits[0] if isinstance(logits, list) and logits else logits
+        targets,ignored = _class_targets(type(self).__name__, targets, first, self.axis, self.ignore_index)
         losses = self.func(logits, targets, **self.params)
-        if self.weight is not None: losses = losses * self._class_weights(logits, targets)
-        return losses if self.reduction == 'none' else getattr(losses, self.reduction)()
-
-    def _rows(self, x):
-        "`x` with its class axis last and all others made one, (N, K); each of them if there are several"
-        if isinstance(x, (list, tuple)): return [self._rows(o) for o in x]
-        x = _plain(x)
-        if x.ndim == 2 and self.axis in (-1, 1): return x # without a node in the graph
-        x = x.movedim(self.axis, -1)
-        return x.reshape(-1, x.shape[-1])
-
-    def _class_weights(self, logits, targets):
-        "The class weight of each target, (N,)"
-        n_classes = (logits[0] if isinstance(logits, list) else logits).shape[1]
-        if len(self.weight) != n_classes: raise ValueError(f"weight must hold one number per class, {n_classes}, got {len(self.weight)}")
-        return at_target(self.weight.to(targets.device).expand(len(targets), -1), targets)
+        if self.weight is not None: losses = losses * _class_weights(self.weight, targets, first.shape[1])
+        if ignored is not None: losses = losses.masked_fill(ignored, 0.)
+        return _reduced(losses, ignored, self.reduction)
 
     def activation(self, x:Tensor)->Tensor:
         "Class probabilities of predictions `x`"
@@ -161,7 +250,9 @@ class RobustLoss(nn.Module):
 
     def extra_repr(self)->str:
         "Options, so that a log of runs names them"
-        return ', '.join(f"{k}={getattr(v, '__name__', v)}" for k,v in {**self.params, 'reduction': self.reduction}.items())
+        ignored = {} if self.ignore_index == -100 else {'ignore_index': self.ignore_index}
+        shown = {**self.params, **ignored, 'reduction': self.reduction}
+        return ', '.join(f"{k}={getattr(v, '__name__', v)}" for k,v in shown.items())
 
 # %% ../nbs/losses.ipynb #4d95fe78
 def _rest(p):
@@ -194,7 +285,8 @@ def focal_loss(
 
 # %% ../nbs/losses.ipynb #43c7bdcd
 class KnownSlope(torch.autograd.Function):
-    "`apply(total, slopes, targets, *xs)`: `total`, (B,), whose derivatives by `xs` are `slopes`, (B, K) each; and `at_target(xs[0], targets)`. First derivatives only."
+    """`apply(total, slopes, targets, *xs)`: `total`, (B,), whose derivatives by `xs` are `slopes`, (B, K) each;
+    and `at_target(xs[0], targets)`. First derivatives only."""
     @staticmethod
     def forward(ctx, total, slopes, targets, *xs):
         ctx.save_for_backward(targets, *slopes)
@@ -202,7 +294,8 @@ class KnownSlope(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_total, grad_label):
-        if torch.is_grad_enabled(): grad_total = grad_total.detach().requires_grad_() # a second derivative is refused even where `grad_total` is constant
+        # a second derivative is refused even where `grad_total` is constant
+        if torch.is_grad_enabled(): grad_total = grad_total.detach().requires_grad_()
         return KnownSlope.gradients(ctx, grad_total, grad_label)
 
     @staticmethod
@@ -237,6 +330,7 @@ def with_slope(
     log_p.label = targets,label
     return total
 
+# %% ../nbs/losses.ipynb #84cef791
 def _powers(log_p, q=1.):
     "`p**q` to a few units of 1e-6, without gradient, in a third of the time of `exp` on a CPU"
     return (log_p*(q*math.log2(math.e))).exp2_()
@@ -280,7 +374,8 @@ def bootstrapping_loss(
 # %% ../nbs/losses.ipynb #51d6ea74
 class CELoss(RobustLoss, func=ce_loss): "Cross-entropy with label smoothing and soft targets"
 
-class AlphaFocalLoss(RobustLoss, func=focal_loss): "Kathuria's FL: fastai's `FocalLossFlat` with `alpha` and soft targets"
+class AlphaFocalLoss(RobustLoss, func=focal_loss):
+    "Kathuria's FL: fastai's `FocalLossFlat` with `alpha` and soft targets"
 
 class BootstrappingLoss(RobustLoss, func=bootstrapping_loss): "The model's own prediction is a part of the target"
 
@@ -351,7 +446,8 @@ def sce_loss(
     return alpha*ce_loss(log_p, targets) + beta*rce_loss(log_p, targets)
 
 # %% ../nbs/losses.ipynb #4439bb12
-class MAELoss(RobustLoss, func=mae_loss): "Mean absolute error as Ma et al. write it, `1 - p_y` (Kathuria's: `MeanMAELoss`)"
+class MAELoss(RobustLoss, func=mae_loss):
+    "Mean absolute error as Ma et al. write it, `1 - p_y` (Kathuria's: `MeanMAELoss`)"
 
 class RCELoss(RobustLoss, func=rce_loss): "Reverse cross-entropy, on hard labels 9.21 times `MAELoss`"
 
@@ -396,6 +492,7 @@ def nfl_loss(
     if shared: return with_slope(logits, targets, loss, slope)
     return known_slope(loss, (_by_logits(slope, p),), None, logits)[0]
 
+# %% ../nbs/losses.ipynb #aa1b2f6f
 def ngce_loss(
     logits:Tensor, # (B, K)
     targets:Tensor, # (B,) class ids, or (B, K) class probabilities
@@ -438,13 +535,16 @@ class NGCELoss(RobustLoss, func=ngce_loss): "Ma et al.'s NGCE"
 
 class NMAELoss(RobustLoss, func=nmae_loss): "Ma et al.'s NMAE"
 
-class ActivePassiveLoss(RobustLoss, func=active_passive_loss): "`alpha` times an active and `beta` times a passive loss function"
+class ActivePassiveLoss(RobustLoss, func=active_passive_loss):
+    "`alpha` times an active and `beta` times a passive loss function"
 
-class NCEMAELoss(ActivePassiveLoss, active=nce_loss, passive=mae_loss): "Ma et al.'s NCE+MAE (Kathuria's: `ExpCEMAELoss`)"
+class NCEMAELoss(ActivePassiveLoss, active=nce_loss, passive=mae_loss):
+    "Ma et al.'s NCE+MAE (Kathuria's: `ExpCEMAELoss`)"
 
 class NCERCELoss(ActivePassiveLoss, active=nce_loss, passive=rce_loss): "Ma et al.'s NCE+RCE"
 
-class NFLMAELoss(ActivePassiveLoss, active=nfl_loss, passive=mae_loss): "Ma et al.'s NFL+MAE (Kathuria's: `ExpFocalMAELoss`)"
+class NFLMAELoss(ActivePassiveLoss, active=nfl_loss, passive=mae_loss):
+    "Ma et al.'s NFL+MAE (Kathuria's: `ExpFocalMAELoss`)"
 
 class NFLRCELoss(ActivePassiveLoss, active=nfl_loss, passive=rce_loss): "Ma et al.'s NFL+RCE"
 
@@ -490,7 +590,8 @@ class ExpFocalMAELoss(ActivePassiveLoss, active=exp_focal_loss, passive=mean_mae
 
 # %% ../nbs/losses.ipynb #d3dda7f4
 def _divergence(views, targets, pi):
-    "Z times GJS of any number of predictions, logits (B, K) each. Its slope by log p is the prediction's own KL terms, those of `log m` cancel."
+    """Z times GJS of any number of predictions, logits (B, K) each.
+    Its slope by log p is the prediction's own KL terms, those of `log m` cancel."""
     share,soft = (1-pi)/len(views),targets.is_floating_point()
     with torch.no_grad():
         ps,log_ps = zip(*map(_softmax, views))
@@ -522,7 +623,8 @@ def gjs_loss(
     targets:Tensor, # (B,) class ids, or (B, K) class probabilities
     label_weight:float=.3, # pi, weight of the label, in (0, 1); towards 0: cross-entropy, towards 1: MAE
 )->Tensor: # (B,)
-    "Scaled generalised Jensen-Shannon divergence of label and predictions (Englesson & Azizpour 2021); of one prediction: `js_loss`"
+    """Scaled generalised Jensen-Shannon divergence of label and predictions (Englesson & Azizpour 2021);
+    of one prediction: `js_loss`"""
     if not isinstance(logits, (list, tuple)): return js_loss(logits, targets, label_weight)
     if len(logits) == 0: raise ValueError("logits must hold at least one prediction, got none")
     views,converted = zip(*[_checked(o, targets) for o in logits])

@@ -31,6 +31,8 @@ def register_loss(
     register_method(name, lambda **options: dict(loss_func=loss(**options)), summary, paper)
 
 # %% ../nbs/methods.ipynb #c2b49211
+_LIN = 'Lin et al.: Focal Loss, ICCV 2017'
+_SZEGEDY = 'Szegedy et al.: Rethinking Inception, CVPR 2016'
 _ZHANG = 'Zhang, Sabuncu: Generalized Cross Entropy Loss, NeurIPS 2018'
 _WANG = 'Wang et al.: Symmetric Cross Entropy, ICCV 2019'
 _REED = 'Reed et al.: Training Deep Neural Networks on Noisy Labels with Bootstrapping, ICLR workshop 2015'
@@ -39,10 +41,12 @@ _MA = 'Ma et al.: Normalized Loss Functions, ICML 2020'
 _ENGLESSON = 'Englesson, Azizpour: Generalized Jensen-Shannon Divergence Loss, NeurIPS 2021'
 _KATHURIA = 'Kathuria: Robust Learning with Noisy Labels'
 
-register_loss('focal', AlphaFocalLoss, 'focal loss, gamma 2: cross-entropy that looks at the hard samples', 'Lin et al.: Focal Loss, ICCV 2017')
-register_loss('label-smoothing', partial(CELoss, smoothing=.1), 'cross-entropy whose targets are a tenth uniform', 'Szegedy et al.: Rethinking Inception, CVPR 2016')
+register_loss('focal', AlphaFocalLoss, 'focal loss, gamma 2: cross-entropy with more weight on hard samples', _LIN)
+register_loss('label-smoothing', partial(CELoss, smoothing=.1),
+              'cross-entropy whose targets are a tenth uniform', _SZEGEDY)
 register_loss('bootstrap-soft', BootstrappingLoss, 'the prediction is a twentieth of the target', _REED)
-register_loss('bootstrap-hard', partial(BootstrappingLoss, hard=True), 'the predicted class is a fifth of the target', _REED)
+register_loss('bootstrap-hard', partial(BootstrappingLoss, hard=True),
+              'the predicted class is a fifth of the target', _REED)
 register_loss('mae', MAELoss, 'mean absolute error, 1 - p: robust and slow to learn', _GHOSH)
 register_loss('rce', RCELoss, 'reverse cross-entropy: a multiple of mae', _WANG)
 register_loss('gce', GCELoss, 'generalised cross-entropy, between cross-entropy and MAE', _ZHANG)
@@ -58,17 +62,21 @@ register_loss('nfl+rce', NFLRCELoss, 'normalised focal loss and reverse cross-en
 register_loss('exp-ce', ExpCELoss, "Kathuria's NCE, 1 - exp(-CE/T) (Ma et al.'s is nce)", _KATHURIA)
 register_loss('exp-focal', ExpFocalLoss, "Kathuria's NFL, 1 - exp(-FL/T) (Ma et al.'s is nfl)", _KATHURIA)
 register_loss('mean-mae', MeanMAELoss, "Kathuria's MAE, the mean over classes (Ma et al.'s is mae)", _KATHURIA)
-register_loss('apl-nce-mae', ExpCEMAELoss, "Kathuria's APL-NCE-MAE: exp-ce + mean-mae (Ma et al.'s is nce+mae)", _KATHURIA)
-register_loss('apl-nfl-mae', ExpFocalMAELoss, "Kathuria's APL-NFL-MAE: exp-focal + mean-mae (Ma et al.'s is nfl+mae)", _KATHURIA)
+register_loss('apl-nce-mae', ExpCEMAELoss,
+              "Kathuria's APL-NCE-MAE: exp-ce + mean-mae (Ma et al.'s is nce+mae)", _KATHURIA)
+register_loss('apl-nfl-mae', ExpFocalMAELoss,
+              "Kathuria's APL-NFL-MAE: exp-focal + mean-mae (Ma et al.'s is nfl+mae)", _KATHURIA)
 register_loss('js', JSLoss, 'Jensen-Shannon divergence of label and prediction', _ENGLESSON)
 
 # %% ../nbs/methods.ipynb #958d29ac
 class TwoViews(Callback):
-    "In training the model sees each image and a moved copy of it, and `pred` is a tuple of two predictions, as `GJSLoss` takes them"
+    """In training the model sees each image and a moved copy of it, and `pred` is a tuple of two predictions, as
+    `GJSLoss` takes them"""
     run_valid = False
     def before_batch(self):
         if len(self.xb) != 1 or self.x.dim() != 4: raise TypeError(
-            f'Two views are made of images (B, C, H, W), but the inputs have the shapes {[tuple(o.shape) for o in self.xb]}: use js, the same loss with one view.')
+            'Two views are made of images (B, C, H, W), but the inputs have the shapes '
+            f'{[tuple(o.shape) for o in self.xb]}: use js, the same loss with one view.')
         self.learn.xb = (torch.cat([self.x, shifted(self.x, self.train_iter)]),)
 
     def after_pred(self): self.learn.pred = tuple(self.pred.chunk(2))
@@ -78,10 +86,15 @@ register_method('also+bmm', lambda: dict(cbs=[ALSOCallback(), BMMFilterCallback(
                 'ALSO, and what its weights say is mislabelled is left out', f'{_PUPKOV} for Noisy Label Filtering, 2025')
 register_method('also+knn', lambda **options: dict(cbs=[ALSOCallback(), KNNCorrectionCallback(**options)]),
                 'ALSO, and what it suspects gets the label on which the neighbours agree', f'{_PUPKOV} and Embeddings for Label Correction, 2025')
-register_method('gjs', lambda **options: dict(loss_func=GJSLoss(**options), cbs=TwoViews()), 'js of the label and two views of each image', _ENGLESSON, needs='images')
+
+def _gjs(**options): return dict(loss_func=GJSLoss(**options), cbs=TwoViews())
+
+register_method('gjs', _gjs, 'js of the label and two views of each image', _ENGLESSON, needs='images')
 
 # %% ../nbs/methods.ipynb #8fa04848
-def _known(): return f"choose from {', '.join(METHODS)}, combine them ('gce+also'), give options ('gce:q=.5', 'lilaw:detach')"
+def _known():
+    names = ', '.join(METHODS)
+    return f"choose from {names}, combine them ('gce+also'), give options ('gce:q=.5', 'lilaw:detach')"
 
 def _parts(text):
     "The methods of a combination; of several readings the one with the longest known names"
@@ -115,9 +128,13 @@ def _make_all(methods):
         made = m.make()
         res['cbs'] = [*res.get('cbs', []), *L(made.pop('cbs', None))]
         both = res.keys() & made.keys()
-        if both: raise ValueError(f"{' and '.join(o.name for o in methods)}: there is more than one {', '.join(both)}. Leave one.")
+        if both:
+            raise ValueError(f"{' and '.join(o.name for o in methods)}: there is more than one {', '.join(both)}. "
+                             "Leave one.")
         res.update(made)
     return res
+
+def _distinct(texts): return dict.fromkeys(o for o in texts if o)
 
 def as_method(
     text:str, # Name, name with options 'gce:q=.5', or a combination of them 'gce:q=.5+also'
@@ -126,5 +143,7 @@ def as_method(
     methods = [_variant(o) for o in _parts(text)]
     if len(methods) == 1: return methods[0]
     _make_all(methods)
-    papers,needs = (list(dict.fromkeys(o for o in map(attr, methods) if o)) for attr in (lambda m: m.paper, lambda m: m.needs))
-    return Method(text, partial(_make_all, methods), ' + '.join(m.summary for m in methods), '; '.join(papers), ', '.join(needs))
+    summary = ' + '.join(m.summary for m in methods)
+    papers = '; '.join(_distinct(m.paper for m in methods))
+    needs = ', '.join(_distinct(m.needs for m in methods))
+    return Method(text, partial(_make_all, methods), summary, papers, needs)

@@ -3,7 +3,8 @@ import re, subprocess, sys
 import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
-from fastnoisy.all import METHODS, as_method, as_noise
+from fastnoisy.all import METHODS, as_method
+from fastnoisy.noise.label_noise import as_noise
 from fastnoisy.cli import DEMO, demo, main, parser
 from readme import root
 
@@ -66,7 +67,7 @@ def test_output_folder_that_cannot_be_made(tmp_path):
 
 def test_interrupted(tmp_path, monkeypatch):
     def stop(*args, **kwargs): raise KeyboardInterrupt
-    monkeypatch.setattr('fastnoisy.all.run_one', stop)
+    monkeypatch.setattr('fastnoisy.benchmark.train.run_one', stop)
     with pytest.raises(SystemExit, match='interrupted'): main(['demo', '--out', str(tmp_path)])
 
 def test_help_and_module():
@@ -88,8 +89,8 @@ def test_bench(tmp_path, capsys):
 def test_bench_options_replace_those_of_the_preset(tmp_path, monkeypatch):
     seen = {}
     def keep(**kwargs): seen.update(kwargs)
-    monkeypatch.setattr('fastnoisy.all.run_grid', keep)
-    monkeypatch.setattr('fastnoisy.all.grid_report', lambda out: '')
+    monkeypatch.setattr('fastnoisy.benchmark.runner.run_grid', keep)
+    monkeypatch.setattr('fastnoisy.benchmark.tables.grid_report', lambda out: '')
     main(['bench', '--preset', 'apl-paper', '--epochs', '2', '--root', 'x', '--out', str(tmp_path)])
     assert seen == dict(preset='apl-paper', epochs=2, root='x', out=str(tmp_path))
 

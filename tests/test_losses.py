@@ -432,7 +432,145 @@ def test_wrong_inputs():
     with pytest.raises(ValueError, match='weight must hold one number per class, 3, got 2'): GCELoss(weight=[1., 2.])(logits, hard)
     with pytest.raises(ValueError, match='pass alpha and beta'): active_passive_loss(logits, hard, nce_loss, nmae_loss)
     assert active_passive_loss(logits, hard, nce_loss, nmae_loss, 1, 1).shape == (6,)
-    with pytest.raises(RuntimeError, match='out of bounds'): loss(logits, hard + 3)
+    with pytest.raises(ValueError, match=r'outside 0\.\.2'): loss(logits, hard + 3)
+
+MANY = 'several labels for a sample .*BCEWithLogitsLossFlat'
+
+@pytest.mark.parametrize('targets, error, message', [
+    ([[1., 0, 1], [0, 1, 0]], ValueError, r'GCELoss: .*row 0 is \[1, 0, 1\] with the sum 2; ' + MANY), # multi-hot
+    ([[0., 1, 0], [0, 0, 0]], ValueError, r'row 1 is \[0, 0, 0\] with the sum 0; ' + MANY), # no label
+    ([[.3, .2, 4.1], [0, 1, 0]], ValueError, r'row 0 is .* with the sum 4.6; .*regression.*MSELossFlat'), # three numbers
+    ([[2., -1, 0], [0, 1, 0]], ValueError, r'row 0 is \[2, -1, 0\]'),
+    ([[float('nan'), 1, 0], [0, 1, 0]], ValueError, 'with the sum nan'),
+    ([[1, 0, 1], [0, 1, 0]], ValueError, r'got torch.int64 \(2, 3\); one-hot labels become class ids with targets.argmax\(-1\); ' + MANY),
+    ([.5, 1.5], ValueError, r'got torch.float32 \(2,\); numbers to be predicted \(regression\) need a loss such as MSELossFlat'),
+    ([[.5], [1.5]], ValueError, r'got torch.float32 \(2, 1\); numbers'),
+    ([[True, False, True], [True, False, False]], TypeError, r'GCELoss: targets are torch.bool.*targets.long\(\)'),
+    ([True, False], TypeError, 'targets are torch.bool'),
+    ([1j, 0], TypeError, 'targets are torch.complex64'),
+    ([0, -1], ValueError, r'GCELoss: targets\[1\] is -1, outside 0\.\.2 \(1 such targets\): number the classes from 0, or .*ignore_index=-1'),
+    ([3, 7], ValueError, r'targets\[0\] is 3, outside 0\.\.2 \(2 such'),
+    ([-100, 3], ValueError, r'targets\[1\] is 3, .*\(1 such'),
+    ([0, 1, 2], ValueError, r'got torch.int64 \(3,\)$')])
+def test_targets_it_is_not_made_for(targets, error, message):
+    "Each is refused, with the name of the loss, the value and what to do"
+    z = torch.randn(2, 3)
+    with pytest.raises(error, match=message): GCELoss()(z, torch.tensor(targets))
+
+@pytest.mark.parametrize('loss', [loss for loss, _ in CASES.values()] + [SCELoss(weight=[1., 2., 3.])], ids=lambda o: type(o).__name__)
+def test_every_loss_refuses_in_the_same_place(loss):
+    z = torch.randn(2, 3)
+    for targets in (torch.tensor([[1., 1, 0], [0, 1, 0]]), torch.tensor([0, 3]), torch.tensor([0, -1])):
+        with pytest.raises(ValueError, match=f'^{type(loss).__name__}: '): loss(z, targets)
+
+def test_fastais_multi_label_targets_are_refused_by_their_type():
+    "A batch whose rows all have a single label looks like class probabilities"
+    from fastai.torch_core import TensorMultiCategory
+    one_hot = torch.eye(3)
+    assert GCELoss()(torch.randn(3, 3), one_hot) > 0
+    with pytest.raises(TypeError, match='GCELoss: targets are TensorMultiCategory.*CategoryBlock in place of MultiCategoryBlock'):
+        GCELoss()(torch.randn(3, 3), TensorMultiCategory(one_hot))
+    with pytest.raises(TypeError, match='must be one tensor, got list'): GCELoss()(torch.randn(3, 3), [0, 1, 2])
+
+def test_soft_labels_may_be_rounded():
+    gen = torch.Generator().manual_seed(0)
+    soft = torch.rand(64, 1000, generator=gen).softmax(1)
+    for dtype in (torch.float16, torch.bfloat16): GCELoss()(torch.randn(64, 1000, generator=gen), soft.to(dtype))
+
+def test_no_value_is_read_on_another_device(monkeypatch):
+    "A meta tensor has no values: what reads one fails there, as it would wait on a GPU"
+    def never(*args): raise AssertionError('values are looked at')
+    for o in ('_check_ids', '_check_probs'): monkeypatch.setattr(losses_module, o, never)
+    z,y = torch.randn(4, 3, device='meta'),torch.zeros(4, dtype=torch.long, device='meta')
+    with pytest.raises(RuntimeError): y.max().item()
+    for loss,_ in CASES.values():
+        for reduction in ('mean', 'sum', 'none'):
+            loss = copy.deepcopy(loss)
+            loss.reduction = reduction
+            for targets in (y, torch.zeros(4, 3, device='meta')): assert loss(z, targets).device.type == 'meta'
+
+# Ignored samples
+
+@all_cases
+@pytest.mark.parametrize('ignore_index', [-100, -1, 255, 2])
+def test_ignored_samples_have_no_loss_and_no_part_in_the_mean(name, ignore_index):
+    "Against the loss of the other samples alone, value and gradient"
+    loss = copy.deepcopy(CASES[name][0])
+    loss.ignore_index = ignore_index
+    logits, hard, _ = inputs(8)
+    hard = torch.where(hard == ignore_index, 3, hard)
+    mask = torch.arange(8) % 3 == 1
+    targets = torch.where(mask, ignore_index, hard)
+    logits.requires_grad_()
+    values = per_sample(loss, logits, targets)
+    assert (values[mask] == 0).all()
+    torch.testing.assert_close(values[~mask], per_sample(loss, logits[~mask], hard[~mask]))
+    expected = loss(logits[~mask], hard[~mask])
+    torch.testing.assert_close(loss(logits, targets), expected)
+    grad, = torch.autograd.grad(loss(logits, targets), logits)
+    torch.testing.assert_close(grad, torch.autograd.grad(expected, logits)[0])
+    loss.reduction = 'sum'
+    torch.testing.assert_close(loss(logits, targets), values.sum())
+
+def test_ignored_as_in_pytorch():
+    logits, hard, soft = inputs(6)
+    hard[[1, 4]] = -100
+    for reduction in ('mean', 'sum', 'none'):
+        torch.testing.assert_close(CELoss(reduction=reduction)(logits, hard), F.cross_entropy(logits, hard, reduction=reduction))
+        nothing = torch.full((6,), -100)
+        expected = F.cross_entropy(logits, nothing, reduction=reduction)
+        torch.testing.assert_close(CELoss(reduction=reduction)(logits, nothing), expected, equal_nan=True)
+    assert CELoss()(logits, torch.full((6,), -100)).isnan()
+    pixels,ids = torch.randn(2, 10, 3, 4, dtype=torch.float64),torch.randint(0, 10, (2, 3, 4))
+    ids[0, :, 1] = 255
+    expected = F.cross_entropy(pixels, ids, ignore_index=255)
+    torch.testing.assert_close(CELoss(axis=1, ignore_index=255)(pixels, ids.to(torch.uint8)), expected)
+    assert CELoss()(logits, soft) == CELoss(ignore_index=None)(logits, soft)
+    with pytest.raises(ValueError, match='targets.1. is -100'): CELoss(ignore_index=None)(logits, hard)
+
+def test_ignored_with_class_weights_and_several_predictions():
+    logits, hard, _ = inputs(6, 3)
+    masked = torch.where(torch.arange(6) < 2, -100, hard)
+    for loss,z in ((GCELoss(weight=[1., 2., 5.]), logits), (GJSLoss(weight=[1., 2., 5.]), (logits, logits.flip(1)))):
+        rest = z[2:] if isinstance(z, torch.Tensor) else tuple(o[2:] for o in z)
+        torch.testing.assert_close(loss(z, masked), loss(rest, hard[2:]))
+
+@pytest.mark.parametrize('name', ['ce', 'mae', 'ngce', 'nfl+mae', 'js', 'exp focal + mae'])
+def test_ignored_in_forward_mode(name):
+    loss = CASES[name][0]
+    logits, hard, _ = inputs()
+    masked = torch.where(torch.arange(6) == 2, -100, hard)
+    tangent = torch.randn(6, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    got = torch.func.jvp(lambda z: loss(z, masked), (logits,), (tangent,))[1]
+    logits.requires_grad_()
+    grad, = torch.autograd.grad(loss(logits, masked), logits)
+    torch.testing.assert_close(got, (grad*tangent).sum())
+    assert (grad[2] == 0).all() and (grad[[0, 1, 3]] != 0).any()
+
+@pytest.mark.parametrize('name', ['ce', 'sce', 'nfl+mae', 'js'])
+def test_ignored_compiled_to_one_graph(name):
+    loss = CASES[name][0]
+    logits, hard, _ = inputs(dtype=torch.float32)
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, backend='aot_eager', fullgraph=True)
+    for targets in (hard, torch.where(torch.arange(6) == 2, -100, hard)): # one graph for both
+        z = logits.clone().requires_grad_()
+        got, = torch.autograd.grad(compiled(z, targets), z)
+        torch.testing.assert_close(got, torch.autograd.grad(loss(z, targets), z)[0])
+
+def test_samples_under_vmap():
+    "Gradients of the samples one by one, where no value of the targets can be read"
+    logits, hard, _ = inputs()
+    got = torch.func.vmap(torch.func.grad(lambda z, y: GCELoss()(z[None], y[None])))(logits, hard)
+    logits.requires_grad_()
+    torch.testing.assert_close(got, torch.autograd.grad(gce_loss(logits, hard).sum(), logits)[0])
+
+def test_losses_of_version_0_1_have_no_ignore_index_of_their_own():
+    old = GCELoss()
+    del old.__dict__['ignore_index']
+    logits, hard, _ = inputs()
+    assert old(logits, hard) == GCELoss()(logits, hard)
+    assert repr(GCELoss(ignore_index=255)) == 'GCELoss(q=0.7, ignore_index=255, reduction=mean)' and repr(GCELoss()) == 'GCELoss(q=0.7, reduction=mean)'
 
 # In fastai
 

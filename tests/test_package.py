@@ -1,5 +1,5 @@
 "The package as people get it: metadata, wheel, imports, notebooks, README."
-import ast, configparser, importlib, os, re, shutil, subprocess, sys, zipfile
+import ast, configparser, os, shutil, subprocess, sys, zipfile
 from pathlib import Path
 import pytest
 import fastnoisy
@@ -85,9 +85,3 @@ def test_readme_has_the_two_commands():
 
 @pytest.mark.parametrize('fn', [str(o.relative_to(root)) for o in sorted([*(root/'fastnoisy').rglob('*.py'), *(root/'tests').rglob('*.py')])])
 def test_syntax_of_python_3_10(fn): ast.parse((root/fn).read_text(encoding='utf-8'), feature_version=(3, 10))
-
-def test_one_name_one_thing():
-    "What `fastnoisy.all` takes from a module is not replaced by another module's, and pytest does not take it for a test"
-    modules = re.findall(r'^from (\.[\w.]+) import \*', (root/'fastnoisy/all.py').read_text(), re.M)
-    names = [o for m in modules for o in importlib.import_module('fastnoisy' + m).__all__]
-    assert len(names) > 100 and [o for o in set(names) if names.count(o) > 1 or o.startswith('test')] == []

@@ -8,6 +8,7 @@ from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
 from fastnoisy.all import *
+from fastnoisy.analysis.neighbors import embed
 from helpers import linear, make, make_dls, methods_of
 from helpers import battery, weights_of
 

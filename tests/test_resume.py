@@ -9,6 +9,7 @@ import resume
 from resume import At, STOP, fit, make_learner
 from several import MORE, make_dls
 from fastnoisy.all import *
+from fastnoisy.core.method import SampleCallback
 from fastnoisy.core.checkpoint import (FORMAT, check_head, file_head, random_state, saved_state, set_random_state,
                                        whole_file)
 from fastnoisy.core.registry import METHODS

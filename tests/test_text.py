@@ -9,6 +9,7 @@ from fastai.text.learner import get_text_classifier
 from fastai.text.models.awdlstm import AWD_LSTM, awd_lstm_clas_config
 from fastnoisy.analysis.metrics import accuracy_of
 from fastnoisy.all import *
+from fastnoisy.analysis.neighbors import embed
 from fastnoisy.analysis.metrics import logits_of
 
 CONFIG = {**awd_lstm_clas_config, 'emb_sz': 16, 'n_hid': 16, 'n_layers': 1}

@@ -20,8 +20,12 @@ import fastai, numpy as np, pandas as pd, torch
 from fastai.callback.core import Callback
 from sklearn.metrics import average_precision_score, roc_auc_score
 import fastnoisy
-from fastnoisy.all import (ALSOCallback, BMMFilterCallback, DynamicsCallback, SCORES, as_noise, digits_dls, evaluation_losses, register_method,
-                           run_one, small_cnn, to_quality)
+from fastnoisy.all import (ALSOCallback, BMMFilterCallback, DynamicsCallback, digits_dls, register_method, run_one,
+                           small_cnn)
+from fastnoisy.analysis.training_dynamics import SCORES
+from fastnoisy.analysis.ranking import to_quality
+from fastnoisy.noise.label_noise import as_noise
+from fastnoisy.callback.bmm import evaluation_losses
 from compare import from_npz
 
 class Detection(Callback):

@@ -12,7 +12,8 @@ warnings.filterwarnings('ignore')
 import numpy as np, pandas as pd, torch
 from fastnoisy.all import *
 from fastnoisy.benchmark.train import train_one
-from fastnoisy.benchmark.trial import ARCHS, VERSIONS, clean_dls
+from fastnoisy.models import ARCHS
+from fastnoisy.benchmark.trial import VERSIONS, clean_dls
 from fastnoisy.benchmark.datasets import DATASETS
 
 NOISES = ['none', 'symmetric:.1', 'symmetric:.2', 'symmetric:.4', 'symmetric:.6', 'pair:.2', 'pair:.4']

@@ -23,7 +23,8 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 import fastnoisy
-from fastnoisy.all import ALSOCallback, SymmetricNoise, digits_dls, register_method, run_one, small_cnn, suspicion
+from fastnoisy.all import ALSOCallback, SymmetricNoise, digits_dls, register_method, run_one, small_cnn
+from fastnoisy.analysis.detection import suspicion
 from compare import from_npz
 
 def from_series(file, noise, seed):

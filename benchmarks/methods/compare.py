@@ -16,7 +16,8 @@ warnings.filterwarnings('ignore')
 import fastai, numpy as np, pandas as pd, torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 import fastnoisy
-from fastnoisy.all import array_dls, digits_dls, run_one, small_cnn, suspicion
+from fastnoisy.all import array_dls, digits_dls, run_one, small_cnn
+from fastnoisy.analysis.detection import suspicion
 
 def from_npz(file, n, noise, seed):
     data = np.load(file)

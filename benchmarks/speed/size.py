@@ -20,7 +20,9 @@ from fastai.basics import CrossEntropyLossFlat, DataLoaders, L, Learner, TfmdDL
 from fastai.callback.core import Callback
 from torch import nn
 import fastnoisy
-from fastnoisy.all import METHODS, BetaMixture, SampleCallback
+from fastnoisy.all import METHODS
+from fastnoisy.analysis.mixture import BetaMixture
+from fastnoisy.core.method import SampleCallback
 from fastnoisy.callback.also import ALSOWeights
 from step import CALLBACKS, learner
 

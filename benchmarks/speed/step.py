@@ -13,7 +13,8 @@ warnings.filterwarnings('ignore')
 import pandas as pd, timm, torch
 from fastai.callback.core import Callback, CancelValidException
 from fastai.basics import CrossEntropyLossFlat, DataLoaders, L, Learner, TfmdDL, defaults
-from fastnoisy.all import METHODS, LiLAWCallback, SampleCallback, register_method
+from fastnoisy.all import METHODS, LiLAWCallback, register_method
+from fastnoisy.core.method import SampleCallback
 
 for o in ('all', 'head'): register_method(f'lilaw:{o}', lambda o=o: dict(cbs=LiLAWCallback(meta='hypergradient', meta_of=o)), 'LiLAW with the hypergradient')
 

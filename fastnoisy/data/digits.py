@@ -8,11 +8,12 @@ __all__ = ['digits_splits', 'digits_dls', 'small_cnn']
 # %% ../../nbs/data/digits.ipynb #ff6efd5a
 import numpy as np
 import torch
-from torch import nn
 from fastcore.meta import delegates
 
 from .arrays import ArrayDataLoaders, array_dls
+from ..models import small_cnn # it was defined here in version 0.1
 from ..noise.label_noise import as_generator
+_all_ = ['small_cnn']
 
 # %% ../../nbs/data/digits.ipynb #e13abe7c
 def digits_splits(
@@ -44,14 +45,3 @@ def digits_dls(
     "Returns `DataLoaders` of the handwritten digits; further options as in `array_dls`"
     train, valid, test = digits_splits(split_seed)
     return array_dls(train, valid, test, noise=noise, size=size, bs=bs, seed=seed, **kwargs)
-
-# %% ../../nbs/data/digits.ipynb #16f9bfa1
-def small_cnn(
-    n_in:int=3, # channels of the images: `dls.n_channels`
-    n_out:int=10, # number of classes: `dls.c`
-    stride:int=1, # of the first layer; 2 is three times as fast, for images of 28 pixels and more
-) -> nn.Sequential:
-    "Returns a small convolutional network with random weights, images (B,n_in,H,W) -> logits (B,n_out)"
-    def block(n_from, n_to, stride):
-        return nn.Sequential(nn.Conv2d(n_from, n_to, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(n_to), nn.ReLU(inplace=True))
-    return nn.Sequential(block(n_in, 32, stride), block(32, 64, 2), block(64, 128, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, n_out))

@@ -65,7 +65,9 @@ class GivenDataset(GetAttr):
 def _targets(dataset):
     "Returns the targets of all samples, one list or array; `ValueError` where a sample has not one target"
     if isinstance(dataset, Tabular):
-        if len(dataset.y_names) != 1: raise ValueError(f'the table has {len(dataset.y_names)} target columns: noisy changes one class label for each row')
+        if len(dataset.y_names) != 1:
+            raise ValueError(f'the table has {len(dataset.y_names)} target columns: noisy changes one class label for '
+                             'each row')
         return dataset.items[dataset.y_names[0]].to_numpy()
     if isinstance(dataset, Datasets):
         n = len(dataset.tls) - dataset.n_inp
@@ -74,19 +76,21 @@ def _targets(dataset):
         return dataset[:][-1] if hasattr(dataset, 'ptls') else dataset.tls[-1]
     item = dataset[0]
     if not isinstance(item, (tuple, list)) or len(item) < 2:
-        raise ValueError(f'items are {type(item).__name__}: noisy needs tuples (input, ..., target) with the class id last')
+        raise ValueError(f'items are {type(item).__name__}: noisy needs tuples (input, ..., target) with the class id '
+                         'last')
     return [dataset[i][-1] for i in range(len(dataset))]
 
 def targets_of(
     dl, # loader over a data set of a kind in the table above
     name:str='training', # what the error messages call it
 ) -> np.ndarray: # (N,), integers
-    "Returns the class ids of all samples by sample id; `TypeError` where targets are no class ids, `ValueError` where there is not one"
+    """Returns the class ids of all samples by sample id;
+    `TypeError` where targets are no class ids, `ValueError` where there is not one"""
     check_indexed(dl)
     targets = np.array([np.asarray(o) for o in _targets(dl.dataset)])
     if targets.ndim != 1 or targets.dtype.kind not in 'iu':
-        raise TypeError(f'{name} targets are {targets.dtype} of the shape {targets.shape[1:]}: noisy changes class ids, one integer for each sample, '
-                        'so neither regression nor several labels for a sample')
+        raise TypeError(f'{name} targets are {targets.dtype} of the shape {targets.shape[1:]}: noisy changes class '
+                        'ids, one integer for each sample, so neither regression nor several labels for a sample')
     return targets
 
 # %% ../../nbs/data/noisy_dls.ipynb #f8210702
@@ -141,10 +145,14 @@ def noisy(
     n_classes:int=None, # number of classes K; None: the length of the vocab, or else the largest label plus one
     inputs=None, # pair of inputs or features (training, validation), N rows each, for `InstanceNoise`; None: images of `array_dls`
 ) -> DataLoaders:
-    "Returns new `DataLoaders` with the noisy labels and their records `noise` and `valid_noise`; `TypeError` or `ValueError` where labels are no class ids"
-    if vars(dls).get('noise') is not None: raise ValueError('these DataLoaders are noisy already: start from the ones without noise')
-    models = {'training': as_noise(noise), 'validation': as_noise(noise if valid is True else None if valid is False else valid)}
-    if models['training'] is None: raise ValueError('noise=None: give a rate in [0, 1], a name such as "pair:.2" or a noise model')
+    """Returns new `DataLoaders` with the noisy labels and their records `noise` and `valid_noise`;
+    `TypeError` or `ValueError` where labels are no class ids"""
+    if vars(dls).get('noise') is not None:
+        raise ValueError('these DataLoaders are noisy already: start from the ones without noise')
+    if valid is True: valid = noise
+    models = {'training': as_noise(noise), 'validation': as_noise(None if valid is False else valid)}
+    if models['training'] is None:
+        raise ValueError('noise=None: give a rate in [0, 1], a name such as "pair:.2" or a noise model')
     loaders = dict(zip(models, dls.loaders))
     labels = {k: targets_of(dl, k) for k, dl in loaders.items() if models[k] is not None}
     n_classes = n_classes or get_c(dls) or 1 + max(int(o.max()) for o in labels.values())
@@ -165,10 +173,12 @@ def _changed(image, model, seed):
     "Returns one image changed, of the same kind; `TypeError` for what is no uint8 image"
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,)):
-        raise TypeError(f'inputs are {type(image).__name__}, {array.dtype} of the shape {array.shape}: noisy_inputs changes images, '
+        raise TypeError(f'inputs are {type(image).__name__}, {array.dtype} of the shape {array.shape}: noisy_inputs '
+                        'changes images, '
                         'uint8 and (H,W), (H,W,1) or (H,W,3); other arrays are changed before the data set is made')
     array = model.apply(array[None], [seed])[0]
-    if isinstance(image, Image.Image): return type(image).create(array) if hasattr(image, 'create') else Image.fromarray(array)
+    if hasattr(image, 'create') and isinstance(image, Image.Image): return type(image).create(array)
+    if isinstance(image, Image.Image): return Image.fromarray(array)
     return torch.from_numpy(array).as_subclass(type(image)) if isinstance(image, Tensor) else array
 
 class ChangedInputs(TfmdLists):
@@ -190,7 +200,9 @@ class ChangedDataset(GetAttr):
         model, # `InputNoiseModel`
         changed:Tensor, # sample is changed, (N,), bool
         seeds:Tensor, # seed of each sample's change, (N,), int64
-    ): self.dataset,self.model,self.changed,self.seeds = dataset,model,changed,seeds
+    ):
+        self.dataset,self.model = dataset,model
+        self.changed,self.seeds = changed,seeds
 
     def __len__(self): return len(self.dataset)
 
@@ -201,7 +213,8 @@ class ChangedDataset(GetAttr):
 # %% ../../nbs/data/noisy_dls.ipynb #7f950d55
 def _with_inputs(dataset, model, changed, seeds):
     "Returns a data set of the same kind in which the planned samples are changed"
-    if isinstance(dataset, Tabular) or hasattr(dataset, 'ptls'): raise TypeError(f'{type(dataset).__name__} has no images: noisy_inputs changes images alone')
+    if isinstance(dataset, Tabular) or hasattr(dataset, 'ptls'):
+        raise TypeError(f'{type(dataset).__name__} has no images: noisy_inputs changes images alone')
     if not isinstance(dataset, Datasets): return ChangedDataset(dataset, model, changed, seeds)
     new = _shallow(dataset)
     if isinstance(dataset.items, ArrayItems):
@@ -219,7 +232,8 @@ def noisy_inputs(
     model, # `InputNoiseModel`, for instance `ZoomShift(.5)`
     generator=None, # None: seed 42; an int: that seed; or a `torch.Generator`
 ) -> DataLoaders:
-    "Returns new `DataLoaders` in which a share of the training images is changed, and `changed_inputs`, (N,), bool; other loaders stay"
+    """Returns new `DataLoaders` in which a share of the training images is changed, and `changed_inputs`, (N,), bool;
+    other loaders stay"""
     check_indexed(dls.train)
     new, (changed, seeds) = _shallow(dls), model.plan(len(dls.train_ds), generator)
     new.loaders = [_with_dataset(dls.train, _with_inputs(dls.train_ds, model, changed, seeds)), *dls.loaders[1:]]

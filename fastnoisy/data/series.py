@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['READERS', 'read_series', 'ucr_splits', 'stratified_split', 'standardised', 'series_dls', 'ucr_dls', 'ecg5000_dls',
-           'series_metrics', 'StackedLSTM', 'ts_learner']
+           'series_metrics', 'series_learner', 'ts_learner', 'StackedLSTM']
 
 # %% ../../nbs/data/series.ipynb #c92ca105
+import warnings
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -22,8 +23,10 @@ from fastai.metrics import AccumMetric, BalancedAccuracy, F1Score, accuracy
 from fastai.torch_core import default_device, trainable_params
 
 from ..analysis.metrics import macro_auroc
-from .arrays import _noise_records
+from .arrays import noise_records
+from ..models import StackedLSTM, import_tsai, series_arch # StackedLSTM was defined here in version 0.1
 from ..noise.label_noise import as_generator, as_noise, check_labels
+_all_ = ['StackedLSTM']
 
 # %% ../../nbs/data/series.ipynb #88558955
 def _class_name(label):
@@ -42,14 +45,14 @@ def _read_arff(file):
     from scipy.io.arff import loadarff
     rows, meta = loadarff(file)
     *names, label = meta.names()
-    if meta[names[0]][0] == 'relational': series = np.stack([np.asarray(o.tolist(), dtype=float) for o in rows[names[0]]])
+    if meta[names[0]][0] == 'relational':
+        series = np.stack([np.asarray(o.tolist(), dtype=float) for o in rows[names[0]]])
     else: series = np.stack([rows[o] for o in names], 1)[:, None]
     return series, rows[label]
 
 def _read_ts(file):
-    from tsai.data.external import _ts2df
-    from tsai.utils import stack_pad
-    table, labels = _ts2df(file)
+    stack_pad = import_tsai('utils').stack_pad
+    table, labels = import_tsai('data.external')._ts2df(file)
     return np.stack([stack_pad(table[dim]) for dim in table], 1), labels
 
 READERS = dict(ts=_read_ts, tsv=_read_text, txt=_read_text, arff=_read_arff)
@@ -60,7 +63,9 @@ def read_series(
     "Returns the series of one file and their classes; `ValueError` where it cannot be read"
     file = Path(file)
     try: series, labels = READERS[file.suffix[1:]](file)
-    except Exception as e: raise ValueError(f'{file} is damaged or in none of the formats of the archive ({type(e).__name__}: {e})') from e
+    except ImportError: raise # no tsai: nothing is said about the file
+    except Exception as e:
+        raise ValueError(f'{file} is damaged or in none of the formats of the archive ({type(e).__name__}: {e})') from e
     return series.astype(np.float32), [_class_name(o) for o in labels]
 
 # %% ../../nbs/data/series.ipynb #5905b73c
@@ -72,39 +77,46 @@ def _files(folder, name):
 
 def _from_tsai(name, root, download):
     "Returns what `read_series` returns for both parts, from tsai's copy or the network"
-    from tsai.data.external import UCR_list, get_UCR_data
-    known = {o.lower(): o for o in UCR_list}
+    external = import_tsai('data.external')
+    known = {o.lower(): o for o in external.UCR_list}
     if name.lower() not in known:
         near = get_close_matches(name.lower(), known, n=1, cutoff=.5)
-        raise ValueError(f'no set of the UCR and UEA archives is called {name!r}{f", did you mean {known[near[0]]!r}?" if near else ""}; a set of your own needs '
+        raise ValueError('no set of the UCR and UEA archives is called '
+                         f'{name!r}{f", did you mean {known[near[0]]!r}?" if near else ""}; a set of your own needs '
                          f'{name}_TRAIN and {name}_TEST (.{", .".join(READERS)}) in {root/name}')
     name = known[name.lower()]
     here = (root/name/'X_train.npy').exists()
-    arrays = get_UCR_data(name, path=root, parent_dir='.', on_disk=False) if here or download else (None,)
+    arrays = external.get_UCR_data(name, path=root, parent_dir='.', on_disk=False) if here or download else (None,)
     if arrays[0] is None: raise FileNotFoundError(
-        f'{name} is not in {root}, and {"could not be downloaded" if download else "download=False forbids to fetch it"}. Get it from '
-        f'https://www.timeseriesclassification.com/description.php?Dataset={name} and put {name}_TRAIN.ts and {name}_TEST.ts (or both as .tsv, .txt or .arff) '
+        f'{name} is not in {root}, and '
+        f'{"could not be downloaded" if download else "download=False forbids to fetch it"}. Get it from '
+        f'https://www.timeseriesclassification.com/description.php?Dataset={name} and put {name}_TRAIN.ts and '
+        f'{name}_TEST.ts (or both as .tsv, .txt or .arff) '
         f'into {root/name}')
-    return [(arrays[i], [_class_name(o) for o in arrays[i+1]]) for i in (0, 2)]
+    return [(arrays[i], list(map(_class_name, arrays[i+1]))) for i in (0, 2)]
 
 def _class_order(name):
     try: return 0, float(name), name
     except ValueError: return 1, 0., name
 
-def _ended(series, length): return np.pad(series, ((0, 0), (0, 0), (0, length - series.shape[2])), constant_values=np.nan)
+def _ended(series, length):
+    "Series (N,C,L) of a given length, NaN where they have ended"
+    return np.pad(series, ((0, 0), (0, 0), (0, length - series.shape[2])), constant_values=np.nan)
 
 def ucr_splits(
     name:str, # name of the set, for instance 'ECG5000'; case does not matter where it is downloaded
     root=None, # folder that has a folder for each set; None: 'UCR' in fastai's data folder
     download:bool=True, # fetch the set if it is not there; False: only look in the folder
-) -> tuple: # two pairs (series, labels) for training and test: series (N,C,L) float32 with NaN, class ids (N,) int64; and the list of class names
-    "Returns the archive's own two parts of a set; `FileNotFoundError` for missing files, `ValueError` for an unknown name or a file that cannot be read"
+) -> tuple: # pairs (series, labels) for training and test: (N,C,L) float32 with NaN, class ids (N,) int64; and the class names
+    """Returns the archive's own two parts of a set;
+    `FileNotFoundError` for missing files, `ValueError` for an unknown name or a file that cannot be read"""
     root = Path(root).expanduser() if root else fastai_path('data')/'UCR'
     files = _files(root/name, name)
     parts = [read_series(f) for f in files] if files else _from_tsai(name, root, download)
     names = sorted({o for _, labels in parts for o in labels}, key=_class_order)
     length = max(series.shape[2] for series, _ in parts)
-    return *[(_ended(series, length), np.array([names.index(o) for o in labels])) for series, labels in parts], names
+    def part(series, labels): return _ended(series, length), np.array([names.index(o) for o in labels])
+    return part(*parts[0]), part(*parts[1]), names
 
 # %% ../../nbs/data/series.ipynb #cd41a929
 def stratified_split(
@@ -134,10 +146,13 @@ def standardised(
 
 def _check_series(part, name, n_classes):
     "Returns the series as (N,C,L) and the labels of a pair; `TypeError` or `ValueError` where they are not"
-    if not isinstance(part, (tuple, list)) or len(part) != 2: raise TypeError(f'{name} must be a pair (series, labels), got {type(part).__name__}')
+    if not isinstance(part, (tuple, list)) or len(part) != 2:
+        raise TypeError(f'{name} must be a pair (series, labels), got {type(part).__name__}')
     series = np.asarray(part[0], dtype=np.float32)
     if series.ndim == 2: series = series[:, None]
-    if series.ndim != 3: raise ValueError(f'{name} series have the shape {series.shape}, but must be (N,L) or (N,C,L): samples, channels, steps')
+    if series.ndim != 3:
+        raise ValueError(f'{name} series have the shape {series.shape}, but must be (N,L) or (N,C,L): samples, '
+                         'channels, steps')
     labels, n_classes = check_labels(part[1], n_classes, f'{name} labels')
     if len(series) != len(labels): raise ValueError(f'{name} has {len(series)} series but {len(labels)} labels')
     return series, labels, n_classes
@@ -155,26 +170,28 @@ def series_dls(
     device=None, # device of the batches; None: fastai's default
 ) -> DataLoaders: # `SeriesDataLoaders`: tsai's `TSDataLoaders` with `noise`, `valid_noise` and `test`
     "Returns tsai's loaders over series in memory; `TypeError` or `ValueError` names what is wrong with the data"
-    from tsai.data.core import TSClassification, TSDatasets
+    tsai_core = import_tsai('data.core')
     from fastnoisy.data.tsai_loaders import SeriesDataLoaders
     model = as_noise(noise)
     parts = dict(train=train, valid=valid) if test is None else dict(train=train, valid=valid, test=test)
     n_classes, series, labels = None if vocab is None else len(vocab), {}, {}
     for name, part in parts.items(): series[name], labels[name], n_classes = _check_series(part, name, n_classes)
     shapes = {name: o.shape[1:] for name, o in series.items()}
-    if len(set(shapes.values())) > 1: raise ValueError(f'series differ in channels or length: {shapes}; end shorter ones with NaN')
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f'series differ in channels or length: {shapes}; end shorter ones with NaN')
     arrays = standardised(*series.values()) if standardise else [np.nan_to_num(o, nan=0.) for o in series.values()]
-    vocab = [str(o) for o in range(n_classes)] if vocab is None else [str(o) for o in vocab]
+    vocab = [str(o) for o in (range(n_classes) if vocab is None else vocab)]
 
-    records = _noise_records(model, labels, n_classes, dict(zip(labels, arrays)), seed)
+    records = noise_records(model, labels, n_classes, dict(zip(labels, arrays)), seed)
     labels |= {name: o.given for name, o in records.items()}
 
     ends = np.cumsum([0, *map(len, arrays)])
     splits = [list(range(*o)) for o in zip(ends, ends[1:])]
     given = np.array(vocab)[torch.cat(list(labels.values()))]
-    dsets = TSDatasets(np.concatenate(arrays), given, splits=splits, tfms=[None, TSClassification(vocab, sort=False)])
-    dls = SeriesDataLoaders.from_dsets(*[dsets.subset(i) for i in range(len(splits))], bs=[bs] + [val_bs or bs]*(len(splits)-1),
-                                       device=default_device() if device is None else device)
+    tfms = [None, tsai_core.TSClassification(vocab, sort=False)]
+    dsets = tsai_core.TSDatasets(np.concatenate(arrays), given, splits=splits, tfms=tfms)
+    subsets, sizes = map(dsets.subset, range(len(splits))), [bs] + [val_bs or bs]*(len(splits)-1)
+    dls = SeriesDataLoaders.from_dsets(*subsets, bs=sizes, device=default_device() if device is None else device)
     dls.noise, dls.valid_noise = records.get('train'), records.get('valid')
     return dls
 
@@ -192,21 +209,24 @@ def ucr_dls(
     download:bool=True, # fetch the set if it is not there; False: only look in the folder
     **kwargs
 ) -> DataLoaders:
-    "Returns `DataLoaders` of a set of the UCR or UEA archive; further options as in `series_dls`, errors as in `ucr_splits`"
+    """Returns `DataLoaders` of a set of the UCR or UEA archive;
+    further options as in `series_dls`, errors as in `ucr_splits`"""
     (x, y), test, vocab = ucr_splits(name, root, download)
     if test_pct is not None:
         x, y = np.concatenate([x, test[0]]), np.concatenate([y, test[1]])
         rest, test_rows = stratified_split(y, test_pct, split_seed)
         (x, y), test = (x[rest], y[rest]), (x[test_rows], y[test_rows])
     train, valid = stratified_split(y, valid_pct, split_seed)
-    return series_dls((x[train], y[train]), (x[valid], y[valid]), test, noise=noise, vocab=vocab, bs=bs, seed=seed, **kwargs)
+    return series_dls((x[train], y[train]), (x[valid], y[valid]), test,
+                      noise=noise, vocab=vocab, bs=bs, seed=seed, **kwargs)
 
 @delegates(ucr_dls)
 def ecg5000_dls(
     noise=None, # noise of the training and validation labels: None, a rate in [0, 1], a `NoiseModel`, or its name and rate: 'pair:.3'
     **kwargs
 ) -> DataLoaders:
-    "Returns `DataLoaders` of ECG5000: 5,000 heartbeats of 140 steps, five classes, very unequal; options as in `ucr_dls`"
+    """Returns `DataLoaders` of ECG5000: 5,000 heartbeats of 140 steps, five classes, very unequal;
+    options as in `ucr_dls`"""
     return ucr_dls('ECG5000', noise=noise, **kwargs)
 
 # %% ../../nbs/data/series.ipynb #6fea9b6e
@@ -217,39 +237,8 @@ def series_metrics() -> list: # of fastai metrics
     return [accuracy, BalancedAccuracy(), F1Score(average='macro'), AccumMetric(_auroc, flatten=False, name='auroc')]
 
 # %% ../../nbs/data/series.ipynb #bf25e5d6
-class StackedLSTM(nn.Module):
-    "LSTM layers on top of one another and a linear layer on the last step: series (B,C,L) -> logits (B,K)"
-    def __init__(
-        self,
-        c_in:int, # channels C of the series
-        c_out:int, # classes K
-        hidden_size:int=32, # units of each layer
-        n_layers:int=2, # layers
-        dropout:float=0., # between the layers, in [0, 1)
-    ):
-        super().__init__()
-        self.lstm = nn.LSTM(c_in, hidden_size, n_layers, batch_first=True, dropout=dropout)
-        self.head = nn.Linear(hidden_size, c_out)
-
-    def forward(self, x): return self.head(self.lstm(x.transpose(1, 2))[0][:, -1])
-
-def _is_model(o):
-    "Is it a network of tsai, no part of one?"
-    parts = 'layers', 'utils', 'misc', 'positional_encoders', 'explainability'
-    *package, module = getattr(o, '__module__', '').split('.')
-    if package != ['tsai', 'models'] or module in parts: return False
-    return o.__name__.startswith('xresnet1d') or (isinstance(o, type) and issubclass(o, nn.Module))
-
-def _series_arch(name):
-    "Returns the class or function of a model; `ValueError` with near names for an unknown one"
-    import tsai.models.all
-    models = {'StackedLSTM': StackedLSTM} | {k: o for k, o in vars(tsai.models.all).items() if _is_model(o)}
-    if name in models: return models[name]
-    near = ', '.join(get_close_matches(name, models, n=3, cutoff=.4))
-    raise ValueError(f"arch={name!r}: tsai has no such model{f', near: {near}' if near else ''}; all of them: https://timeseriesai.github.io/tsai")
-
 @delegates(Learner.__init__, but=['splitter'])
-def ts_learner(
+def series_learner(
     dls, # `DataLoaders` of series: from `ucr_dls`, `series_dls` or tsai
     arch='StackedLSTM', # name of a model ('StackedLSTM' or one of tsai's: 'InceptionTimePlus', 'LSTM_FCN', ...), its class, or a model
     cbs=None, # callbacks
@@ -259,10 +248,17 @@ def ts_learner(
     **kwargs
 ) -> Learner:
     "Returns a learner for series; further options as in fastai's `Learner`; `ValueError` for an unknown model"
-    from tsai.models.utils import build_ts_model, ts_splitter
-    if isinstance(arch, nn.Module): model = arch
-    else: model = build_ts_model(_series_arch(arch) if isinstance(arch, str) else arch, dls=dls, device=dls.device, arch_config=arch_config or {})
-    splitter = ts_splitter if hasattr(model, 'backbone') and hasattr(model, 'head') else trainable_params
-    return Learner(dls, model, loss_func=loss_func or CrossEntropyLossFlat(), metrics=metrics or series_metrics(), cbs=cbs, splitter=splitter, **kwargs)
+    utils = import_tsai('models.utils')
+    if isinstance(arch, str): arch = series_arch(arch)
+    model = arch
+    if not isinstance(arch, nn.Module):
+        model = utils.build_ts_model(arch, dls=dls, device=dls.device, arch_config=arch_config or {})
+    splitter = utils.ts_splitter if hasattr(model, 'backbone') and hasattr(model, 'head') else trainable_params
+    return Learner(dls, model, loss_func=loss_func or CrossEntropyLossFlat(), metrics=metrics or series_metrics(),
+                   cbs=cbs, splitter=splitter, **kwargs)
 
-# GunPoint, the two parts put together and split anew, with 30 % of the training and validation labels wrong:
+def ts_learner(*args, **kwargs):
+    "Name of `series_learner` in version 0.1; tsai has a `ts_learner` of its own"
+    warnings.warn('ts_learner has become series_learner; the old name goes with version '
+                  '0.3.', FutureWarning, stacklevel=2)
+    return series_learner(*args, **kwargs)

@@ -8,7 +8,7 @@ __all__ = ['SeriesDL', 'SeriesDataLoaders']
 # %% ../../nbs/data/tsai_loaders.ipynb #738de5b1
 import numpy as np
 from tsai.data.core import TSDataLoader, TSDataLoaders
-from .arrays import _WithNoise
+from .arrays import WithNoise
 
 # %% ../../nbs/data/tsai_loaders.ipynb #94e6a7f7
 class SeriesDL(TSDataLoader):
@@ -16,6 +16,7 @@ class SeriesDL(TSDataLoader):
     def get_idxs(self): return np.asarray(super().get_idxs(), dtype=np.int64)
 
 # %% ../../nbs/data/tsai_loaders.ipynb #eb0b7695
-class SeriesDataLoaders(_WithNoise, TSDataLoaders):
-    "tsai's `TSDataLoaders` with the noise of the training and the validation labels, and a test loader with the true ones"
+class SeriesDataLoaders(WithNoise, TSDataLoaders):
+    """tsai's `TSDataLoaders` with the noise of the training and the validation labels, and a test loader with the
+    true ones"""
     _dl_type = SeriesDL

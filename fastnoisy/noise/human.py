@@ -33,14 +33,16 @@ def read_labels(
         table = np.asarray(table)
         table = {0: table} if table.ndim == 1 else dict(enumerate(table.T))
     if column is None and len(table) == 1: column = next(iter(table))
-    if column not in table: raise ValueError(f'{path} has the columns {list(table)}: state one with column=, got {column!r}')
+    if column not in table:
+        raise ValueError(f'{path} has the columns {list(table)}: state one with column=, got {column!r}')
     return np.asarray(table[column])
 
 def _load_tensors(path):
     "`torch.load` that runs no code from the file, yet takes numpy arrays, of numpy 1 too"
     rebuild = np._core.multiarray._reconstruct
-    numpy_parts = [np.ndarray, np.dtype, (rebuild, 'numpy.core.multiarray._reconstruct'), rebuild, *(type(np.dtype(o)) for o in 'bBhHiIlLqQ')]
-    with torch.serialization.safe_globals(numpy_parts): return torch.load(path, map_location='cpu', weights_only=True)
+    dtypes = [type(np.dtype(o)) for o in 'bBhHiIlLqQ']
+    parts = [np.ndarray, np.dtype, (rebuild, 'numpy.core.multiarray._reconstruct'), rebuild, *dtypes]
+    with torch.serialization.safe_globals(parts): return torch.load(path, map_location='cpu', weights_only=True)
 
 # %% ../../nbs/noise/human.ipynb #147e30a9
 class HumanNoise(NoiseModel):
@@ -52,14 +54,19 @@ class HumanNoise(NoiseModel):
         vocab=None, # class names in the order of their ids, where the labels are names; None: they are ids
     ):
         from_file = isinstance(labels, (str, Path))
-        self.source = ''.join(map(str, [Path(labels).name, *([] if column is None else [', ', column])])) if from_file else f'{len(labels)} labels'
+        in_column = '' if column is None else f', {column}'
+        self.source = Path(labels).name + in_column if from_file else f'{len(labels)} labels'
         given = read_labels(labels, column) if from_file else np.asarray(labels)
         if vocab is not None:
             names, vocab = given, pd.Index(list(vocab))
             given = vocab.get_indexer(names)
-            if (given < 0).any(): raise ValueError(f'label {str(names[given < 0][0])!r} is not among the classes {list(vocab)}')
-        elif given.dtype.kind in 'OUS': raise TypeError(f'labels are names such as {str(given[0])!r}: give the classes in the order of their ids with vocab=')
-        self.given = check_labels(given, max(2, int(given.max()) + 1) if given.dtype.kind in 'iu' and given.size else None, 'human labels')[0]
+            if (given < 0).any():
+                raise ValueError(f'label {str(names[given < 0][0])!r} is not among the classes {list(vocab)}')
+        elif given.dtype.kind in 'OUS':
+            raise TypeError(f'labels are names such as {str(given[0])!r}: give the classes in the order of their ids '
+                            'with vocab=')
+        n_classes = max(2, int(given.max()) + 1) if given.dtype.kind in 'iu' and given.size else None
+        self.given = check_labels(given, n_classes, 'human labels')[0]
 
     def rows(
         self,
@@ -72,7 +79,8 @@ class HumanNoise(NoiseModel):
 
     def draw(self, labels, n_classes, inputs, generator):
         if len(labels) != len(self.given):
-            raise ValueError(f'{self} has {len(self.given)} labels, but the data set has {len(labels)} samples: take its part with .rows(ids)')
+            raise ValueError(f'{self} has {len(self.given)} labels, but the data set has {len(labels)} samples: take '
+                             'its part with .rows(ids)')
         return self.given.clone()
 
     def __repr__(self): return f'HumanNoise({self.source})'
@@ -85,9 +93,12 @@ def annotator_noise(
     exact:bool=True, # as in `TransitionNoise`
 ) -> TransitionNoise:
     "Returns noise that confuses classes as the second annotator does, seen from the first"
-    n_classes = max(check_labels(o, n_classes, name)[1] for o, name in ((reference, 'reference'), (annotator, 'annotator')))
+    both = dict(reference=reference, annotator=annotator)
+    n_classes = max(check_labels(o, n_classes, name)[1] for name, o in both.items())
     first, second = check_labels(reference, n_classes)[0], check_labels(annotator, n_classes)[0]
-    if len(first) != len(second): raise ValueError(f'reference has {len(first)} labels but annotator {len(second)}: give both for the same samples')
+    if len(first) != len(second):
+        raise ValueError(f'reference has {len(first)} labels but annotator {len(second)}: give both for the same '
+                         'samples')
     return TransitionNoise(LabelNoise(second, first, n_classes).matrix(), exact)
 
 register_noise('human', lambda path, column=None: HumanNoise(path, column))

@@ -51,21 +51,27 @@ class InputNoise:
             ax.set_title(i, fontsize=8)
         return axs
 
-    def __repr__(self): return f'{self.name}: {int(self.changed.sum())} of {len(self)} images changed ({self.actual_rate:.1%}, asked {self.asked_rate:.1%})'
+    def __repr__(self):
+        rates = f'{self.actual_rate:.1%}, asked {self.asked_rate:.1%}'
+        return f'{self.name}: {int(self.changed.sum())} of {len(self)} images changed ({rates})'
 
 # %% ../../nbs/noise/input_noise.ipynb #1ce71079
 def _check_images(images):
     "Returns the images as an array; `TypeError` for another dtype than uint8, `ValueError` for another shape"
     array = np.asarray(images)
-    if array.dtype != np.uint8: raise TypeError(f'images are {array.dtype}, but must be uint8 from 0 to 255; for floats in [0, 1]: (images*255).round().astype("uint8")')
+    if array.dtype != np.uint8:
+        raise TypeError(f'images are {array.dtype}, but must be uint8 from 0 to 255; for floats in [0, 1]: '
+                        '(images*255).round().astype("uint8")')
     if array.ndim != 3 and not (array.ndim == 4 and array.shape[-1] in (1, 3)):
-        raise ValueError(f'images have the shape {array.shape}, but must be (N,H,W), (N,H,W,1) or (N,H,W,3): channels last')
+        raise ValueError(f'images have the shape {array.shape}, but must be (N,H,W), (N,H,W,1) or (N,H,W,3): channels '
+                         'last')
     return array
 
 def _to_batch(array):
     "Returns uint8 images (B,H,W) or (B,H,W,C) as float32 (B,C,H,W) in [0, 1]"
     return torch.tensor(array.reshape(*array.shape[:3], -1)).permute(0, 3, 1, 2).float() / 255
 
+# %% ../../nbs/noise/input_noise.ipynb #2a7f8ec7
 @dataclass(frozen=True, eq=False)
 class InputNoiseModel:
     "Base class: override `change`; `ValueError` for a rate outside [0, 1]"
@@ -104,7 +110,8 @@ class InputNoiseModel:
         for i in range(0, len(images), 512):
             generators = [torch.Generator().manual_seed(int(o)) for o in seeds[i:i + 512]]
             changed = self.change(_to_batch(images[i:i + 512]), generators)
-            result[i:i + 512] = (changed.clamp(0, 1)*255).round().byte().permute(0, 2, 3, 1).numpy().reshape(-1, *images.shape[1:])
+            changed = (changed.clamp(0, 1)*255).round().byte().permute(0, 2, 3, 1).numpy()
+            result[i:i + 512] = changed.reshape(-1, *images.shape[1:])
         return result
 
     def __call__(
@@ -116,7 +123,8 @@ class InputNoiseModel:
         array = _check_images(images).copy()
         changed, seeds = self.plan(len(array), generator)
         array[changed.numpy()] = self.apply(array[changed.numpy()], seeds[changed])
-        return InputNoise(torch.from_numpy(array) if isinstance(images, Tensor) else array, changed, self.rate, str(self))
+        result = torch.from_numpy(array) if isinstance(images, Tensor) else array
+        return InputNoise(result, changed, self.rate, str(self))
 
 # %% ../../nbs/noise/input_noise.ipynb #e278cdbc
 @dataclass(frozen=True, eq=False)
@@ -131,7 +139,8 @@ class FarOOD(InputNoiseModel):
 
     def change(self, images, generators):
         rows = [int(torch.randint(len(self.others), (1,), generator=g)) for g in generators]
-        others = F.interpolate(_to_batch(np.asarray(self.others)[rows]), size=images.shape[2:], mode='bilinear', antialias=True)
+        others = _to_batch(np.asarray(self.others)[rows])
+        others = F.interpolate(others, size=images.shape[2:], mode='bilinear', antialias=True)
         if images.shape[1] == 1: others = others.mean(1, keepdim=True)
         return others.expand_as(images)
 
@@ -171,7 +180,8 @@ def bilateral_mean(
     color_std:float=250/255, # of the difference in colour, summed over channels
     space_std:float=250., # of the distance, in pixels
 ) -> Tensor:
-    "Returns the mean over the disk around each pixel, less of what is far away or of another colour (Tomasi and Manduchi, 1998)"
+    """Returns the mean over the disk around each pixel, less of what is far away or of another colour (Tomasi and
+    Manduchi, 1998)"""
     total, weights = torch.zeros_like(images), 0
     for shifted, distance in _neighbours(images, radius, 'reflect'):
         if distance > radius: continue
@@ -195,7 +205,8 @@ def cartoon(
 class DomainShift(CovariateShift):
     "Images get Gaussian noise and become cartoons; `ValueError` for images of less than 5 pixels a side"
     def change(self, images, generators):
-        if min(images.shape[2:]) < 5: raise ValueError(f'images of {tuple(images.shape[2:])} pixels: DomainShift needs at least 5 a side')
+        if min(images.shape[2:]) < 5:
+            raise ValueError(f'images of {tuple(images.shape[2:])} pixels: DomainShift needs at least 5 a side')
         return cartoon((super().change(images, generators)*255).round()/255)
 
 # %% ../../nbs/noise/input_noise.ipynb #d44482b3
@@ -212,7 +223,8 @@ class ZoomShift(InputNoiseModel):
         height, width = images.shape[2:]
         new_height, new_width = max(1, int(height/self.factor)), max(1, int(width/self.factor))
         top, left = (height - new_height)//2, (width - new_width)//2
-        return F.interpolate(images[:, :, top:top + new_height, left:left + new_width], size=(height, width), mode='bilinear', antialias=True)
+        middle = images[:, :, top:top + new_height, left:left + new_width]
+        return F.interpolate(middle, size=(height, width), mode='bilinear', antialias=True)
 
 @dataclass(frozen=True, eq=False)
 class CropShift(InputNoiseModel):

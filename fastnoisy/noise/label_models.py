@@ -33,7 +33,7 @@ def class_map(
     pairs = {k: tuple(v) if isinstance(v, (list, tuple)) else (v,) for k, v in names.items()}
     unknown = [o for k, v in pairs.items() for o in (k, *v) if o not in ids]
     if unknown: raise ValueError(f'class names {unknown} are not among {list(vocab)}')
-    return {ids[k]: tuple(ids[o] for o in v) for k, v in pairs.items()}
+    return {ids[k]: tuple(map(ids.get, v)) for k, v in pairs.items()}
 
 # %% ../../nbs/noise/label_models.ipynb #f3b518a1
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class AsymmetricNoise(NoiseModel):
     def __post_init__(self):
         check_rate(self.rate)
         if isinstance(self.class_map, str) and self.class_map not in CLASS_MAPS:
-            raise ValueError(f'class_map={self.class_map!r}: give a dict of class ids or one of {", ".join(CLASS_MAPS)}')
+            raise ValueError(f'class_map={self.class_map!r}: give a dict of class ids or one of '
+                             f'{", ".join(CLASS_MAPS)}')
 
     def targets(
         self,
@@ -55,11 +56,15 @@ class AsymmetricNoise(NoiseModel):
         "Returns the map; `ValueError` where it does not fit K classes"
         named = isinstance(self.class_map, str)
         if named and n_classes != 10:
-            raise ValueError(f'class_map={self.class_map!r} is made for 10 classes, but there are {n_classes}: give a dict of class ids, or use PairNoise')
-        targets = {k: tuple(np.atleast_1d(v).tolist()) for k, v in (CLASS_MAPS[self.class_map] if named else self.class_map).items()}
-        outside = [o for k, v in targets.items() for o in (k, *v) if not (isinstance(o, Integral) and 0 <= o < n_classes)]
+            raise ValueError(f'class_map={self.class_map!r} is made for 10 classes, but there are {n_classes}: give a '
+                             'dict of class ids, or use PairNoise')
+        targets = CLASS_MAPS[self.class_map] if named else self.class_map
+        targets = {k: tuple(np.atleast_1d(v).tolist()) for k, v in targets.items()}
+        def is_class(o): return isinstance(o, Integral) and 0 <= o < n_classes
+        outside = [o for k, v in targets.items() for o in (k, *v) if not is_class(o)]
         if outside or not all(targets.values()):
-            raise ValueError(f'class_map={self.class_map}: give each class one or more ids in 0..{n_classes-1}; names become ids with class_map()')
+            raise ValueError(f'class_map={self.class_map}: give each class one or more ids in 0..{n_classes-1}; names '
+                             'become ids with class_map()')
         return targets
 
     def draw(self, labels, n_classes, inputs, generator):
@@ -104,14 +109,18 @@ class TransitionNoise(NoiseModel):
             raise ValueError(f'matrix has the shape {tuple(matrix.shape)}, but must be (K,K) with K of at least 2')
         if not (matrix >= 0).all() or not ((matrix.sum(1) - 1).abs() < 1e-4).all():
             columns = ((matrix.sum(0) - 1).abs() < 1e-4).all()
-            raise ValueError('matrix must have rows of non-negative numbers that sum to 1' + (': its columns do, so give matrix.T' if columns else ''))
+            remedy = ': its columns do, so give matrix.T' if columns else ''
+            raise ValueError(f'matrix must have rows of non-negative numbers that sum to 1{remedy}')
         self.T,self.exact = matrix / matrix.sum(1, keepdim=True),exact
 
     def matrix(self, n_classes):
-        if n_classes != len(self.T): raise ValueError(f'the matrix is for {len(self.T)} classes, but there are {n_classes}: state them with n_classes=')
+        if n_classes != len(self.T):
+            raise ValueError(f'the matrix is for {len(self.T)} classes, but there are {n_classes}: state them with '
+                             'n_classes=')
         return self.T.clone()
 
-    def draw(self, labels, n_classes, inputs, generator): return _rows_to_labels(labels, self.matrix(n_classes), self.exact, generator)
+    def draw(self, labels, n_classes, inputs, generator):
+        return _rows_to_labels(labels, self.matrix(n_classes), self.exact, generator)
     def __repr__(self): return f'TransitionNoise({len(self.T)} classes, exact={self.exact})'
 
 # %% ../../nbs/noise/label_models.ipynb #1b35bed7
@@ -135,14 +144,16 @@ class AdjacentNoise(NoiseModel):
 # %% ../../nbs/noise/label_models.ipynb #83f5d55d
 @dataclass(frozen=True)
 class DirichletNoise(NoiseModel):
-    "A share of the samples gets a class from a row that is drawn for each class from a flat Dirichlet (H-CAT's `asymmetric_mislabeling`)"
+    """A share of the samples gets a class from a row that is drawn for each class from a flat Dirichlet (H-CAT's
+    `asymmetric_mislabeling`)"""
     rate:float # share of samples to change, in [0, 1]
     exact:bool=True # True: exactly round(rate*N) samples; False: each with probability rate
 
     def __post_init__(self): check_rate(self.rate)
 
     def draw(self, labels, n_classes, inputs, generator):
-        weights = torch.empty(n_classes, n_classes).exponential_(generator=generator).fill_diagonal_(0) # normalised, these are Dirichlet(1, ..., 1)
+        # normalised, these are Dirichlet(1, ..., 1)
+        weights = torch.empty(n_classes, n_classes).exponential_(generator=generator).fill_diagonal_(0)
         chosen = choose_samples(len(labels), self.rate, self.exact, generator)
         if len(chosen): labels[chosen] = torch.multinomial(weights[labels[chosen]], 1, generator=generator).flatten()
         return labels
@@ -166,7 +177,8 @@ def wrong_class_probs(
     n_classes:int, # number of classes K
     generator:torch.Generator, # source of the projections
 ) -> Tensor: # (N,K), float32, rows sum to 1
-    "Returns P(given | input, given is wrong): a softmax over the other classes of a random projection, one for each class"
+    """Returns P(given | input, given is wrong):
+    a softmax over the other classes of a random projection, one for each class"""
     probs = torch.empty(len(labels), n_classes)
     for y in range(n_classes):
         projection = torch.randn(inputs.shape[1], n_classes, generator=generator)
@@ -189,20 +201,27 @@ class InstanceNoise(NoiseModel):
         if not self.std > 0: raise ValueError(f'std={self.std}: give a number above 0; the paper has .1')
 
     def draw(self, labels, n_classes, inputs, generator):
-        if inputs is None: raise ValueError(f'{self} needs the inputs or features of the samples: pass inputs=, with one row for each label')
+        if inputs is None:
+            raise ValueError(f'{self} needs the inputs or features of the samples: pass inputs=, with one row for '
+                             'each label')
         inputs = torch.as_tensor(np.asarray(inputs)).float().flatten(1)
-        if len(inputs) != len(labels): raise ValueError(f'inputs have {len(inputs)} rows, but there are {len(labels)} labels')
+        if len(inputs) != len(labels):
+            raise ValueError(f'inputs have {len(inputs)} rows, but there are {len(labels)} labels')
         flip_probs = truncated_normal(len(labels), self.rate, self.std, generator)
-        wrong = torch.multinomial(wrong_class_probs(inputs, labels, n_classes, generator), 1, generator=generator).flatten()
+        wrong = wrong_class_probs(inputs, labels, n_classes, generator)
+        wrong = torch.multinomial(wrong, 1, generator=generator).flatten()
         n_flips = round(self.rate*len(labels))
         if n_flips == 0: return labels
         if self.exact: chosen = torch.multinomial(flip_probs, n_flips, generator=generator)
-        else: chosen = torch.nonzero(torch.rand(len(labels), dtype=torch.double, generator=generator) < flip_probs).flatten()
+        else:
+            drawn = torch.rand(len(labels), dtype=torch.double, generator=generator)
+            chosen = torch.nonzero(drawn < flip_probs).flatten()
         labels[chosen] = wrong[chosen]
         return labels
 
 # %% ../../nbs/noise/label_models.ipynb #d33fd2a3
 for _name, _make in dict(
-    asymmetric=lambda rate, class_map='cifar10': AsymmetricNoise(rate, class_map), adjacent=lambda rate: AdjacentNoise(rate),
+    asymmetric=lambda rate, class_map='cifar10': AsymmetricNoise(rate, class_map),
+    adjacent=lambda rate: AdjacentNoise(rate),
     dirichlet=lambda rate: DirichletNoise(rate), instance=lambda rate: InstanceNoise(rate),
 ).items(): register_noise(_name, _make)

@@ -25,20 +25,25 @@ def check_labels(
     n_classes:int=None, # number of classes K, at least 2; None: the largest id plus one
     name:str='labels', # what the error messages call them
 ) -> tuple[Tensor, int]:
-    "Returns the labels as a new int64 tensor `(N,)` and the number of classes; `TypeError` or `ValueError` where they are no class ids"
+    """Returns the labels as a new int64 tensor `(N,)` and the number of classes;
+    `TypeError` or `ValueError` where they are no class ids"""
     ids = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
     if ids.size == 0: raise ValueError(f'{name} are empty: give at least one class id')
     if ids.dtype.kind not in 'iu':
         raise TypeError(f'{name} must be integers 0..K-1, got {ids.dtype}; class names become ids with '
                         'names, ids = np.unique(labels, return_inverse=True)')
-    if ids.ndim != 1: raise ValueError(f'{name} must have the shape (N,), got {ids.shape}; one column is taken with labels[:, 0]')
+    if ids.ndim != 1:
+        raise ValueError(f'{name} must have the shape (N,), got {ids.shape}; one column is taken with labels[:, 0]')
     n_classes = int(ids.max())+1 if n_classes is None else int(n_classes)
     outside = np.flatnonzero((ids < 0) | (ids >= n_classes))
     if len(outside):
         i = outside[0]
-        raise ValueError(f'{name}[{i}] is {ids[i]}, outside 0..{n_classes-1} ({len(outside)} such labels): number the classes from 0, '
+        raise ValueError(f'{name}[{i}] is {ids[i]}, outside 0..{n_classes-1} ({len(outside)} such labels): number the '
+                         'classes from 0, '
                          'and state all of them with n_classes= or vocab=')
-    if n_classes < 2: raise ValueError(f'{name}: {n_classes} class, but at least two are needed; state them with n_classes= or vocab=')
+    if n_classes < 2:
+        raise ValueError(f'{name}: {n_classes} class, but at least two are needed; state them with n_classes= or '
+                         'vocab=')
     return torch.from_numpy(ids.astype(np.int64)), n_classes
 
 # %% ../../nbs/noise/label_noise.ipynb #8390fd1c
@@ -69,7 +74,8 @@ def plot_matrix(
     ax.set_xticks(range(n_classes), names, rotation=0 if vocab is None else 90)
     ax.set_yticks(range(n_classes), names)
     for i, j in np.argwhere(matrix >= .005):
-        ax.text(j, i, f'{matrix[i, j]:.2f}'.lstrip('0'), ha='center', va='center', fontsize=7, color='w' if matrix[i, j] > .5 else 'k')
+        color = 'w' if matrix[i, j] > .5 else 'k'
+        ax.text(j, i, f'{matrix[i, j]:.2f}'.lstrip('0'), ha='center', va='center', fontsize=7, color=color)
     return ax
 
 # %% ../../nbs/noise/label_noise.ipynb #408ba6bd
@@ -92,7 +98,8 @@ class LabelNoise:
         return self.flipped.double().mean().item()
 
     def matrix(self) -> Tensor:
-        "Returns the empirical T[i, j] = P(given=j | true=i), shape (K, K), float64, rows sum to 1; a class without samples has the identity row"
+        """Returns the empirical T[i, j] = P(given=j | true=i), shape (K, K), float64, rows sum to 1;
+        a class without samples has the identity row"""
         k = self.n_classes
         counts = torch.bincount(self.true*k + self.given, minlength=k*k).view(k, k).double()
         counts += torch.diag((counts.sum(1) == 0).double())
@@ -108,12 +115,13 @@ class LabelNoise:
 
     def to_frame(self) -> pd.DataFrame:
         "Returns one row per sample: sample_id, given_label, true_label, is_flipped"
-        return pd.DataFrame(dict(sample_id=np.arange(len(self)), given_label=self.given.numpy(), true_label=self.true.numpy(),
-                                 is_flipped=self.flipped.numpy()))
+        return pd.DataFrame(dict(sample_id=np.arange(len(self)), given_label=self.given.numpy(),
+                                 true_label=self.true.numpy(), is_flipped=self.flipped.numpy()))
 
     def __repr__(self):
         asked = '' if self.asked_rate is None else f', asked {self.asked_rate:.1%}'
-        return f'{self.name}: {int(self.flipped.sum())} of {len(self)} labels flipped ({self.actual_rate:.1%}{asked}), {self.n_classes} classes'
+        share = f'{int(self.flipped.sum())} of {len(self)} labels flipped ({self.actual_rate:.1%}{asked})'
+        return f'{self.name}: {share}, {self.n_classes} classes'
 
 # %% ../../nbs/noise/label_noise.ipynb #70e6d664
 class NoiseModel:
@@ -132,8 +140,10 @@ class NoiseModel:
         self,
         n_classes:int, # number of classes K
     ) -> Tensor:
-        "Returns T of the model, (K, K), float64, rows sum to 1; `NotImplementedError` where the true class alone does not decide"
-        raise NotImplementedError(f'{self} has no fixed transition matrix: take the one of a draw, model(labels).matrix()')
+        """Returns T of the model, (K, K), float64, rows sum to 1;
+        `NotImplementedError` where the true class alone does not decide"""
+        raise NotImplementedError(f'{self} has no fixed transition matrix: take the one of a draw, '
+                                  'model(labels).matrix()')
 
     def __call__(
         self,
@@ -144,7 +154,8 @@ class NoiseModel:
     ) -> LabelNoise:
         "Returns the record of one draw; the labels passed in are not changed"
         true, n_classes = check_labels(labels, n_classes)
-        given, _ = check_labels(self.draw(true.clone(), n_classes, inputs, as_generator(generator)), n_classes, f'labels drawn by {self}')
+        drawn = self.draw(true.clone(), n_classes, inputs, as_generator(generator))
+        given, _ = check_labels(drawn, n_classes, f'labels drawn by {self}')
         if len(given) != len(true): raise ValueError(f'{self} drew {len(given)} labels for {len(true)} samples')
         return LabelNoise(given, true, n_classes, getattr(self, 'rate', None), str(self))
 
@@ -191,7 +202,8 @@ class SymmetricNoise(NoiseModel):
 # %% ../../nbs/noise/label_noise.ipynb #6a38174e
 @dataclass(frozen=True)
 class PairNoise(NoiseModel):
-    "A share of the samples gets the next class, modulo K (Han et al., Co-teaching, NeurIPS 2018); `ValueError` for a rate outside [0, 1]"
+    """A share of the samples gets the next class, modulo K (Han et al., Co-teaching, NeurIPS 2018);
+    `ValueError` for a rate outside [0, 1]"""
     rate:float # share of samples to change, in [0, 1]; 0 leaves all labels, 1 moves each class to the next
     exact:bool=True # True: exactly round(rate*N) samples, chosen without replacement; False: each sample with probability rate
 
@@ -213,7 +225,8 @@ def register_noise(
     make, # function of the options after the name, numbers as floats, that returns a `NoiseModel`
 ):
     "Enters a model into the table of names, in the place of one of the same name; `ValueError` for a name with a colon"
-    if ':' in name: raise ValueError(f'name={name!r}: give one without a colon, which separates the name from the options')
+    if ':' in name:
+        raise ValueError(f'name={name!r}: give one without a colon, which separates the name from the options')
     NOISES[name] = make
 
 register_noise('symmetric', lambda rate: SymmetricNoise(rate))
@@ -231,11 +244,13 @@ def parse_noise(
     "Returns the model of that name; `ValueError` for an unknown name or options it does not take"
     for module in ('label_models', 'human'): import_module(f'fastnoisy.noise.{module}') # these enter their models
     name, *options = text.split(':')
-    if name not in NOISES: raise ValueError(f'noise={text!r}: {name!r} is none of {", ".join(NOISES)}; write for instance symmetric:.4')
+    if name not in NOISES:
+        raise ValueError(f'noise={text!r}: {name!r} is none of {", ".join(NOISES)}; write for instance symmetric:.4')
     options = [_number(o) for o in options]
     wants = signature(NOISES[name])
     try: wants.bind(*options)
-    except TypeError: raise ValueError(f'noise={text!r}: write {":".join([name, *map(str, wants.parameters.values())])}') from None
+    except TypeError:
+        raise ValueError(f'noise={text!r}: write {":".join([name, *map(str, wants.parameters.values())])}') from None
     try: return NOISES[name](*options)
     except TypeError as e: raise ValueError(f'noise={text!r}: {e}') from e
 
@@ -247,4 +262,5 @@ def as_noise(
     if noise is None or isinstance(noise, NoiseModel): return noise
     if isinstance(noise, str): return parse_noise(noise)
     if isinstance(noise, Real) and not isinstance(noise, bool): return SymmetricNoise(float(noise))
-    raise TypeError(f'noise={noise!r}: give None, a rate in [0, 1], a name such as "pair:.2" or a noise model, for instance SymmetricNoise(.4)')
+    raise TypeError(f'noise={noise!r}: give None, a rate in [0, 1], a name such as "pair:.2" or a noise model, for '
+                    'instance SymmetricNoise(.4)')

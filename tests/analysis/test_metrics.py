@@ -6,7 +6,8 @@ from torch import nn
 from sklearn.metrics import roc_auc_score, top_k_accuracy_score
 from fastai.basics import Learner
 from fastnoisy.analysis.calibration import fit_temperature
-from fastnoisy.data.digits import digits_dls, small_cnn
+from fastnoisy.data.digits import digits_dls
+from fastnoisy.models import small_cnn
 from fastnoisy.analysis.metrics import (MEASURES, accuracy_of, logits_of, macro_auroc, model_scores, plot_accuracies,
                                         prediction_scores, training_accuracies)
 from helpers import blob_dls, small_model

@@ -15,7 +15,8 @@ from fastai.vision.all import ImageDataLoaders
 from fastnoisy.callback.also import ALSOCallback
 from fastnoisy.callback.bmm import BMMFilterCallback
 from fastnoisy.callback.dynamics import DynamicsCallback
-from fastnoisy.data.digits import digits_dls, small_cnn
+from fastnoisy.data.digits import digits_dls
+from fastnoisy.models import small_cnn
 from fastnoisy.analysis.report.table import NoiseReport, noise_report, training_items
 from fastnoisy.analysis.noise_rate import share_interval
 from fastnoisy.analysis.transition import transition_matrix

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 from helpers import by_hand
 from fastnoisy.core.sample_loss import Labels
-from fastnoisy.data.digits import small_cnn
+from fastnoisy.models import small_cnn
 from fastnoisy.analysis.ranking import to_quality
 from fastnoisy.analysis.training_dynamics import (SCORES, Score, ScoreState, batch_signals, error_norm,
                                                   label_probability, last_layer_norms, loss_bound, margin,

@@ -5,9 +5,12 @@ import numpy as np, pandas as pd, pytest, torch
 from fastai.learner import Learner
 from fastnoisy.benchmark.train import run_one
 from fastnoisy.core.registry import METHODS
-from fastnoisy.data.digits import digits_dls, small_cnn
-from fastnoisy.benchmark.trial import (ARCHS, CELL, DETECTION, RESULTS, _model_maker, cell_dls, cell_options,
-                                       clean_dls, grid_cells, noise_rates, train_cell)
+from fastnoisy.data.digits import digits_dls
+from fastnoisy.models import small_cnn
+from fastnoisy.models import ARCHS
+from fastnoisy.benchmark.trial import (CELL, DETECTION, RESULTS, cell_dls, cell_options, clean_dls, grid_cells,
+                                       noise_rates, train_cell)
+from fastnoisy.models import model_maker
 from fastnoisy.benchmark.datasets import DATASETS, register_dataset
 from fastnoisy.benchmark.runner import Table, default_jobs, finished, read_table, run_grid
 from readme import root
@@ -57,7 +60,7 @@ def test_a_missing_file_is_told_before_training(tmp_path):
 def test_archs():
     dls = digits_dls(size=32, device='cpu')
     for name in [*(o for o in ARCHS if o != 'stacked-lstm'), 'resnet10t']:
-        assert _model_maker(name)(dls)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+        assert model_maker(name)(dls)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
     assert ARCHS['resnet18-32'](dls).forward_features(torch.zeros(1, 3, 32, 32)).shape == (1, 512, 4, 4)
     n = sum(p.numel() for p in ARCHS['resnet18-32'](dls).parameters())
     assert n == 11_173_962 # that of the ResNet-18 for CIFAR-10 in common use
@@ -65,12 +68,12 @@ def test_archs():
 def test_pretrained_weights(monkeypatch, tmp_path):
     dls,seen = digits_dls(device='cpu'),{}
     monkeypatch.setattr('timm.create_model', lambda name, pretrained, **kwargs: seen.update(name=name, pretrained=pretrained, **kwargs))
-    _model_maker('resnet18.a1_in1k:pretrained')(dls)
+    model_maker('resnet18.a1_in1k:pretrained')(dls)
     assert seen == dict(name='resnet18.a1_in1k', pretrained=True, num_classes=10, in_chans=3)
     def offline(*args, **kwargs): raise OSError('no connection')
     monkeypatch.setattr('timm.create_model', offline)
-    with pytest.raises(OSError, match='no connection.*leave out ":pretrained", or put the file'): _model_maker('resnet18:pretrained')(dls)
-    with pytest.raises(ValueError, match='name of a timm model'): _model_maker('resnet18:trained')
+    with pytest.raises(OSError, match='no connection.*leave out ":pretrained", or put the file'): model_maker('resnet18:pretrained')(dls)
+    with pytest.raises(ValueError, match='name of a timm model'): model_maker('resnet18:trained')
 
 def test_several_data_sets_and_sizes():
     cells = grid_cells(['digits', 'digits:16'], **SHORT)

@@ -1,8 +1,9 @@
 "What the grid changes beside method and labels: images, validation set, layers; the rest stays as it is"
 import numpy as np, pytest, torch
 from fastai.basics import Learner
-from fastnoisy.data.digits import digits_dls, small_cnn
-from fastnoisy.data.series import StackedLSTM
+from fastnoisy.data.digits import digits_dls
+from fastnoisy.models import small_cnn
+from fastnoisy.models import StackedLSTM
 from fastnoisy.benchmark.variants import (INPUT_NOISES, VARIANTS, Resized, add_noise, check_variant, last_two,
                                           moved_validation)
 from fastai.torch_core import TensorImage, TensorImageBW

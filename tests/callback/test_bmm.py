@@ -16,7 +16,8 @@ from fastnoisy.callback.bmm import BMMFilterCallback, evaluation_losses, kept_sa
 from fastnoisy.callback.confidence import TwoModelConfidenceCallback
 from fastnoisy.callback.dynamics import DynamicsCallback
 from fastnoisy.core.method import MethodCallback
-from fastnoisy.data.digits import digits_dls, small_cnn
+from fastnoisy.data.digits import digits_dls
+from fastnoisy.models import small_cnn
 from fastnoisy.analysis.mixture import BetaMixture
 from fastnoisy.noise.label_noise import LabelNoise
 from fastnoisy.analysis.training_dynamics import SCORES

@@ -25,7 +25,8 @@ from fastnoisy.callback.confidence import (confidence_weights, corrected_labels,
                                            moving_average, parameter_distance)
 from fastnoisy.core.registry import METHODS
 from fastnoisy.core.sample_loss import Labels, sample_losses
-from fastnoisy.data.digits import digits_dls, small_cnn
+from fastnoisy.data.digits import digits_dls
+from fastnoisy.models import small_cnn
 from fastnoisy.losses import GCELoss, GJSLoss, JSLoss, MAELoss, SCELoss, gce_loss
 from fastnoisy.core.sample_loss import soft_losses
 from fastnoisy.core.views import SecondView, is_random, shifted

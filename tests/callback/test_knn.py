@@ -18,7 +18,8 @@ from fastnoisy.callback.knn import (KNNCorrectionCallback, corrections, kept_onl
 from fastnoisy.callback.lilaw import LiLAWCallback
 from fastnoisy.core.method import MethodCallback
 from fastnoisy.core.registry import METHODS
-from fastnoisy.data.digits import digits_dls, small_cnn
+from fastnoisy.data.digits import digits_dls
+from fastnoisy.models import small_cnn
 from fastnoisy.analysis.mixture import BetaMixture
 from fastnoisy.analysis.neighbors import embed, knn_vote
 from fastnoisy.noise.label_noise import LabelNoise

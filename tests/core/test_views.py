@@ -3,7 +3,8 @@ import pytest, torch
 from fastai.basics import Learner
 from fastai.callback.core import Callback
 from fastai.losses import CrossEntropyLossFlat
-from fastnoisy.data.digits import digits_dls, small_cnn
+from fastnoisy.data.digits import digits_dls
+from fastnoisy.models import small_cnn
 from fastnoisy.core.views import SecondView, second_inputs, shifted
 from helpers import Brighten
 

