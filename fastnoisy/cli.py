@@ -85,7 +85,7 @@ def _print_names():
     from fastnoisy.all import DATASETS, METHODS, PRESETS
     from fastnoisy.benchmark.presets import CPU
     from fastnoisy.benchmark.variants import INPUT_NOISES, VARIANTS
-    for title,names in (('methods (combine them: gce+also; give options: gce:q=.5)', METHODS), ('data sets', DATASETS)):
+    for title,names in (('methods (combine them: gce+also; give options: gce:q=.5)', METHODS), ('datasets', DATASETS)):
         print(f'{title}:')
         for o in names.values(): print(f'  {o.name:<18} {o.summary}{f" (needs {o.needs})" if o.needs else ""}')
     print('noise in the images:', *(f'  {name}' for name in INPUT_NOISES), sep='\n')
@@ -173,7 +173,7 @@ _BENCH_EXAMPLES = '''examples:
   fastnoisy bench --preset apl-paper --root data        CIFAR-10, ResNet-18: for a GPU
   fastnoisy bench --preset lilaw-table7 --scale cpu     an experiment of the LiLAW paper, on digits and two cores
   fastnoisy bench --report fastnoisy-bench              the report alone
-  fastnoisy bench --list                                methods, data sets, presets
+  fastnoisy bench --list                                methods, datasets, presets
 '''
 
 def _add_bench(sub):
@@ -181,27 +181,27 @@ def _add_bench(sub):
                        description='Train each method on each noise with several seeds; write results.csv, curves.csv and report.md. Stopped at any time, the same command goes on.')
     b.add_argument('--preset', metavar='NAME', help='an experiment, see --list: settings that the options below replace')
     b.add_argument('--scale', metavar='cpu', help="the preset's data, network and epochs for two cores (default: those of the paper)")
-    b.add_argument('--data', nargs='+', metavar='NAME', help='data sets; breastmnist:224 has its images enlarged to 224 pixels (default: digits)')
+    b.add_argument('--data', nargs='+', metavar='NAME', help='datasets; breastmnist:224 has its images enlarged to 224 pixels (default: digits)')
     b.add_argument('--noise', nargs='+', metavar='MODEL:RATES', help='such as symmetric:0,.2,.5 pair:.3 (default: symmetric:0,.2,.5,.8 asymmetric:0,.1,.25,.4)')
     b.add_argument('--methods', nargs='+', metavar='NAME', help='such as ce gce:q=.5 gce+also (default: ce gce sce nce+rce also)')
     b.add_argument('--seeds', type=_positive, help='how many (default: 3)')
     b.add_argument('--seed', type=int, help='the first of them (default: 0)')
-    b.add_argument('--arch', help='small_cnn, small_cnn:2 (stride), resnet18-32, stacked-lstm or the name of a timm model, resnet18:pretrained (default: that of the data set)')
+    b.add_argument('--arch', help='small_cnn, small_cnn:2 (stride), resnet18-32, stacked-lstm or the name of a timm model, resnet18:pretrained (default: that of the dataset)')
     b.add_argument('--epochs', type=_positive, help='default: 30')
     b.add_argument('--lr', type=float, help='highest learning rate (default: 0.003)')
     b.add_argument('--wd', type=float, help='weight decay (default: 0.01)')
     b.add_argument('--optimizer', help="adam, fastai's, or torch-adam, adamw, PyTorch's (default: adam)")
     b.add_argument('--schedule', help='one-cycle, cosine, linear, steps or flat (default: one-cycle)')
-    b.add_argument('--bs', type=_positive, help='samples in a training batch (default: that of the data set)')
+    b.add_argument('--bs', type=_positive, help='samples in a training batch (default: that of the dataset)')
     b.add_argument('--variants', nargs='+', metavar='NAME', help='plain, clean-valid (right validation labels), moved-valid, valid:.05, last-two (default: plain)')
     b.add_argument('--detect', nargs='+', type=_positive, metavar='EPOCH', help='after these epochs, measure how well the wrong samples are found')
-    b.add_argument('--root', help='file or folder of the data set')
-    b.add_argument('--download', action='store_true', default=None, help='fetch the files of the data set if they are not there')
+    b.add_argument('--root', help='file or folder of the dataset')
+    b.add_argument('--download', action='store_true', default=None, help='fetch the files of the dataset if they are not there')
     b.add_argument('--jobs', type=_positive, help='processes (default: one per core, or one for a GPU)')
-    b.add_argument('--register', metavar='FILE', help='Python file that registers methods and data sets of your own')
+    b.add_argument('--register', metavar='FILE', help='Python file that registers methods and datasets of your own')
     b.add_argument('--out', default='fastnoisy-bench', help='folder for the results (default: ./fastnoisy-bench)')
     b.add_argument('--report', metavar='DIR', help='train nothing: write the report of this folder')
-    b.add_argument('--list', action='store_true', dest='names', help='show the names of methods, data sets and presets')
+    b.add_argument('--list', action='store_true', dest='names', help='show the names of methods, datasets and presets')
     b.set_defaults(run=_bench)
 
 def main(

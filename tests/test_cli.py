@@ -80,7 +80,7 @@ def test_bench(tmp_path, capsys):
     out = tmp_path/'out'
     main(['bench', '--methods', 'ce,gce:q=.5', 'gce+also', '--noise', 'symmetric:0,.4', 'pair:.3', '--seeds', '1', '--epochs', '1', '--variants', 'clean-valid', '--jobs', '1', '--out', str(out)])
     said = capsys.readouterr().out
-    assert '9 cells, 0 of them trained before' in said and '| gce+also |' in said and 'variant clean-valid' in said
+    assert '9 trials, 0 of them trained before' in said and '| gce+also |' in said and 'variant clean-valid' in said
     assert {'results.csv', 'curves.csv', 'report.md', 'rates_1_symmetric.png', 'curves_1_pair_0.3.png'} <= {o.name for o in out.iterdir()}
     main(['bench', '--report', str(out)])
     assert '| gce:q=.5 |' in capsys.readouterr().out

@@ -3,7 +3,7 @@
 python benchmarks/speed/size.py                    all parts -> results/size.csv
 [--parts step epoch_end loader profile] [--sizes 10000 100000 1000000 10000000] [--methods ce also ...] [--steps 100] [--rounds 3]
 
-step:       a step of every method for training sets of each size. The model is a linear layer on 8 numbers, so that nearly all of the time is the loop's and the method's. The data set
+step:       a step of every method for training sets of each size. The model is a linear layer on 8 numbers, so that nearly all of the time is the loop's and the method's. The dataset
             makes its rows when asked for one; the batches are drawn from all over it; times are processor times of one thread. `extra_us` is the median step less that of plain training at the same size, in the same round; `bytes` is what
             the method holds per sample after two epochs.
 epoch_end:  seconds for what is done once per epoch or once per run with a number for every sample: the fit of the mixture, ALSO's sums, a report without its pass over the data.
@@ -25,7 +25,7 @@ from fastnoisy.callback.also import ALSOWeights
 from step import CALLBACKS, learner
 
 class Rows:
-    "A data set of any length whose rows are made when they are asked for"
+    "A dataset of any length whose rows are made when they are asked for"
     def __init__(self, n, n_classes=10):
         self.n = n
         self.x,self.y = torch.randn(997, 8, generator=torch.Generator().manual_seed(0)),torch.arange(997) % n_classes

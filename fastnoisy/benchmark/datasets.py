@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'CIFAR10_STATS', 'MEDMNIST', 'DataSet', 'register_dataset', 'mnist_arrays', 'cifar_arrays', 'split_valid',
-           'sets_of_digits', 'mnist_dls', 'cifar_dls', 'ecg_dls']
+           'split_digits_dls', 'mnist_dls', 'cifar_dls', 'ecg_dls']
 
 # %% ../../nbs/benchmark/datasets.ipynb #518f0f33
 import gzip, pickle
@@ -41,7 +41,7 @@ def register_dataset(
     class_map=None, # Which class is mistaken for which: that of the noise model `asymmetric`
     needs:str='', # What must be there, such as files
 ):
-    "Enter a data set in the table `DATASETS`, in place of one with the same name"
+    "Enter a dataset in the table `DATASETS`, in place of one with the same name"
     DATASETS[name] = DataSet(name, make, summary, arch, class_map, needs)
 
 # %% ../../nbs/benchmark/datasets.ipynb #46a2f911
@@ -121,7 +121,7 @@ def split_valid(
     train,valid = np.split(order, [len(order) - round(share*len(order))])
     return (images[train], labels[train]),(images[valid], labels[valid])
 
-def sets_of_digits(valid_share=None, **options):
+def split_digits_dls(valid_share=None, **options):
     "scikit-learn's digits; with `valid_share` such a share of the training and validation samples to validate on"
     if valid_share is None: return digits_dls(**options)
     *pool,test = digits_splits()
@@ -149,7 +149,7 @@ _CIFAR10 = 'airplane automobile bird cat deer dog frog horse ship truck'.split()
 MEDMNIST = 'pathmnist dermamnist octmnist pneumoniamnist breastmnist bloodmnist tissuemnist organamnist organcmnist organsmnist'.split() # with one class per image and no order
 _MNIST,_FASHION = (f'{_NPZ[o]} or the four IDX files' for o in ('MNIST', 'FashionMNIST'))
 _C10,_C100 = (f'{_CIFAR[o][0]} or {_CIFAR[o][1]}' for o in (10, 100))
-register_dataset('digits', sets_of_digits, "scikit-learn's 1,797 digits of 8 x 8 pixels: 1,078, 269 and 450", class_map='mnist')
+register_dataset('digits', split_digits_dls, "scikit-learn's 1,797 digits of 8 x 8 pixels: 1,078, 269 and 450", class_map='mnist')
 register_dataset('mnist', mnist_dls, 'MNIST, 28 x 28 pixels: 51,000, 9,000 and 10,000', 'small_cnn:2', 'mnist', _MNIST)
 register_dataset('fashion', partial(mnist_dls, 'FashionMNIST'), 'FashionMNIST, 28 x 28 pixels: 51,000, 9,000 and 10,000', 'small_cnn:2', 'fashion_mnist', _FASHION)
 register_dataset('fashion10k', partial(mnist_dls, 'FashionMNIST', 10_000), "FashionMNIST's first 10,000: 8,500, 1,500 and 10,000", 'small_cnn:2', 'fashion_mnist', _FASHION)

@@ -14,7 +14,7 @@ from dataclasses import asdict, fields
 from inspect import signature
 from pathlib import Path
 import pandas as pd, torch
-from .trial import CELL, CURVES, DETECTION, RESULTS, VERSIONS, Cell, grid_cells, train_cell
+from .trial import CURVES, DETECTION, RESULTS, TRIAL, VERSIONS, Trial, grid_trials, run_trial
 from .presets import described, preset_arguments
 
 # %% ../../nbs/benchmark/runner.ipynb #d32297a6
@@ -48,15 +48,15 @@ def read_table(
 
 def finished(
     results:pd.DataFrame, # Rows of `results.csv`
-)->set: # Of `Cell`
-    "The cells that need not be trained again: those without an error"
-    rows = results[results.error.isna()][CELL]
-    return {Cell(*(f.type(v) for f,v in zip(fields(Cell), row))) for row in rows.itertuples(index=False)}
+)->set: # Of `Trial`
+    "The trials that need not be trained again: those without an error"
+    rows = results[results.error.isna()][TRIAL]
+    return {Trial(*(f.type(v) for f,v in zip(fields(Trial), row))) for row in rows.itertuples(index=False)}
 
 # %% ../../nbs/benchmark/runner.ipynb #95e33ad6
-def _try_cell(cell, options, detect):
-    "`train_cell`, or the error as a result"
-    try: return train_cell(cell, options, detect)
+def _try_trial(trial, options, detect):
+    "`run_trial`, or the error as a result"
+    try: return run_trial(trial, options, detect)
     except Exception as e: return dict(error=' '.join(f'{type(e).__name__}: {e}'.split())),{},{}
 
 def _load_registrations(file):
@@ -81,16 +81,16 @@ def _one_thread():
     try: yield
     finally: torch.set_num_threads(n)
 
-def _train_here(cells, *options):
+def _train_here(trials, *options):
     with _one_thread():
-        for cell in cells: yield cell,_try_cell(cell, *options)
+        for trial in trials: yield trial,_try_trial(trial, *options)
 
-def _train_in_processes(cells, *options, jobs, register):
+def _train_in_processes(trials, *options, jobs, register):
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context('spawn'), _start_worker, (register,))
     try:
-        cell_of = {pool.submit(_try_cell, cell, *options): cell for cell in cells}
-        for job in as_completed(cell_of): yield cell_of[job],job.result()
+        trial_of = {pool.submit(_try_trial, trial, *options): trial for trial in trials}
+        for job in as_completed(trial_of): yield trial_of[job],job.result()
     except BrokenProcessPool as e: raise OSError('A process was killed, perhaps for want of memory: use fewer jobs.') from e
     finally:
         for o in set(multiprocessing.active_children()) - others: o.terminate()
@@ -103,47 +103,47 @@ def default_jobs()->int:
 # %% ../../nbs/benchmark/runner.ipynb #7e6a7845
 def _minutes(seconds): return f'{seconds:.0f} s' if seconds < 90 else f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
 
-def _print_cell(n_done, n, start, n_now, cell, result):
+def _print_trial(n_done, n, start, n_now, trial, result):
     left = (time.time() - start)/n_now*(n - n_done)
     said = f'{result["accuracy"]:.3f} (last epoch {result["accuracy_last"]:.3f}) in {_minutes(result["seconds"])}' if 'error' not in result else f'FAILED, {result["error"]}'
-    variant = '' if cell.variant == 'plain' else f', {cell.variant}'
-    print(f'{n_done} of {n}: {cell.data}{variant}, {cell.noise} {cell.rate:g}, {cell.method}, seed {cell.seed}: {said}; {_minutes(left)} left', flush=True)
+    variant = '' if trial.variant == 'plain' else f', {trial.variant}'
+    print(f'{n_done} of {n}: {trial.data}{variant}, {trial.noise} {trial.rate:g}, {trial.method}, seed {trial.seed}: {said}; {_minutes(left)} left', flush=True)
 
 def run_grid(
     out, # Folder for `results.csv`, `curves.csv` and `detection.csv`; what is there already is not trained again
     jobs:int=None, # Processes; None: `default_jobs()`. With 1, methods that were registered in this session can be used
-    register=None, # Python file that registers methods and data sets, run in every process
+    register=None, # Python file that registers methods and datasets, run in every process
     preset:str=None, # Name in `PRESETS`: arguments that those given here replace
     scale:str=None, # 'cpu': the preset with data, network and epochs for two cores; None: as it is
     detect=None, # Epochs, counted from 1, after which to measure how well the wrong samples are found; None: as in the preset, or none
-    **arguments # Of `grid_cells`
-)->pd.DataFrame: # One row per cell that is in `out`
-    "Train all cells that are not in `out` yet"
+    **arguments # Of `grid_trials`
+)->pd.DataFrame: # One row per trial that is in `out`
+    "Train all trials that are not in `out` yet"
     if scale is not None and preset is None: raise ValueError(f'scale={scale!r} is that of a preset: give one as preset.')
     _load_registrations(register)
     said = None if preset is None else f'Preset {described(preset, scale, **arguments)}'
     if preset is not None: arguments = {**preset_arguments(preset, scale), **arguments}
     of_preset = arguments.pop('detect', ())
     detect = _epochs(of_preset if detect is None else detect)
-    options = {k: v for k,v in arguments.items() if k not in signature(grid_cells).parameters}
-    cells = grid_cells(**arguments)
+    options = {k: v for k,v in arguments.items() if k not in signature(grid_trials).parameters}
+    trials = grid_trials(**arguments)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    results,curves,detection = (Table(out/f'{name}.csv', CELL + o) for name,o in (('results', RESULTS), ('curves', CURVES), ('detection', DETECTION)))
+    results,curves,detection = (Table(out/f'{name}.csv', TRIAL + o) for name,o in (('results', RESULTS), ('curves', CURVES), ('detection', DETECTION)))
     done = finished(results.read())
-    todo = [o for o in cells if o not in done]
+    todo = [o for o in trials if o not in done]
     jobs = min(jobs or default_jobs(), max(len(todo), 1))
     if said: print(said, flush=True)
-    print(f'{len(cells)} cells, {len(cells) - len(todo)} of them trained before; {jobs} at a time. Results: {results.file}', flush=True)
-    start,n_before = time.time(),len(cells) - len(todo)
+    print(f'{len(trials)} trials, {len(trials) - len(todo)} of them trained before; {jobs} at a time. Results: {results.file}', flush=True)
+    start,n_before = time.time(),len(trials) - len(todo)
     more = dict(VERSIONS, preset='' if preset is None else f'{preset} at scale cpu' if scale else preset)
     train = _train_here(todo, options, detect) if jobs == 1 else _train_in_processes(todo, options, detect, jobs=jobs, register=register)
     try:
         with closing(train):
-            for i,(cell,(result,curve,found)) in enumerate(train, 1):
-                for table,rows in ((curves, curve), (detection, found)): table.append({**asdict(cell), **rows} if rows else [])
-                results.append([{**asdict(cell), **more, **result}])
-                _print_cell(n_before + i, len(cells), start, i, cell, result)
+            for i,(trial,(result,curve,found)) in enumerate(train, 1):
+                for table,rows in ((curves, curve), (detection, found)): table.append({**asdict(trial), **rows} if rows else [])
+                results.append([{**asdict(trial), **more, **result}])
+                _print_trial(n_before + i, len(trials), start, i, trial, result)
     except KeyboardInterrupt:
         print(f'\nInterrupted. What has ended is in {out}; the same command goes on from there.', flush=True)
         raise

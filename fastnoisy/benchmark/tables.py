@@ -11,30 +11,30 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from .trial import CELL, DETECTION
+from .trial import DETECTION, TRIAL
 from .runner import read_table
 from ..analysis.metrics import MEASURES
 
 # %% ../../nbs/benchmark/tables.ipynb #761f340a
-SETTING = [o for o in CELL if o not in ('noise', 'rate', 'method', 'seed')]
+SETTING = [o for o in TRIAL if o not in ('noise', 'rate', 'method', 'seed')]
 
 def read_grid(
     out, # Folder that `run_grid` wrote to
-)->tuple: # Results, curves, and the failed cells: three tables
-    "The last row of each cell, and the curves of the cells that did not fail; a `FileNotFoundError` where there is no grid"
+)->tuple: # Results, curves, and the failed trials: three tables
+    "The last row of each trial, and the curves of the trials that did not fail; a `FileNotFoundError` where there is no grid"
     out = Path(out)
     if not (out/'results.csv').is_file(): raise FileNotFoundError(f'{out} has no results.csv: give the folder that fastnoisy bench wrote to (--out).')
-    results = read_table(out/'results.csv').drop_duplicates(CELL, keep='last')
+    results = read_table(out/'results.csv').drop_duplicates(TRIAL, keep='last')
     failed = results.error.notna()
-    curves = read_table(out/'curves.csv').drop_duplicates([*CELL, 'epoch'], keep='last')
-    return results[~failed],curves.merge(results.loc[~failed, CELL]),results[failed]
+    curves = read_table(out/'curves.csv').drop_duplicates([*TRIAL, 'epoch'], keep='last')
+    return results[~failed],curves.merge(results.loc[~failed, TRIAL]),results[failed]
 
 def read_detection(
     out, # Folder that `run_grid` wrote to with `detect`
-)->pd.DataFrame: # Columns of `Cell`, epoch, signal, auc, average_precision
+)->pd.DataFrame: # Columns of `Trial`, epoch, signal, auc, average_precision
     "How well the wrong samples were found"
     file = Path(out)/'detection.csv'
-    return read_table(file).drop_duplicates([*CELL, 'epoch', 'signal'], keep='last') if file.is_file() else pd.DataFrame(columns=CELL + DETECTION)
+    return read_table(file).drop_duplicates([*TRIAL, 'epoch', 'signal'], keep='last') if file.is_file() else pd.DataFrame(columns=TRIAL + DETECTION)
 
 # %% ../../nbs/benchmark/tables.ipynb #1c755c74
 def best_by_far(
@@ -195,7 +195,7 @@ def grid_report(
     results,curves,failed = read_grid(out)
     groups = results.groupby(SETTING, sort=False)
     detection = read_detection(out)
-    parts = [_section(out, i, dict(zip(SETTING, setting)), rows, curves.merge(rows[CELL]), detection.merge(rows[CELL])) for i,(setting,rows) in enumerate(groups, 1)]
+    parts = [_section(out, i, dict(zip(SETTING, setting)), rows, curves.merge(rows[TRIAL]), detection.merge(rows[TRIAL])) for i,(setting,rows) in enumerate(groups, 1)]
     presets = results.preset.dropna().unique()
     if len(presets): parts.insert(0, '\n'.join(f'- Preset {o}' + (": data, network and schedule are not the paper's, but those of the settings below" if ' at scale ' in o else '') for o in presets))
     if len(failed): parts.append('## Failed\n\n' + '\n'.join(f'- {o.noise} {o.rate:g}, {o.method}, seed {o.seed}: {o.error}' for o in failed.itertuples()))
