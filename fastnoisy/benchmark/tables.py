@@ -11,30 +11,35 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from .trial import DETECTION, TRIAL
+from .trial import CURVES, DETECTION, TRIAL
 from .runner import read_table
 from ..analysis.metrics import MEASURES
 
 # %% ../../nbs/benchmark/tables.ipynb #761f340a
 SETTING = [o for o in TRIAL if o not in ('noise', 'rate', 'method', 'seed')]
 
+def _last_rows(file, keys, columns=CURVES):
+    "Of each trial and `keys` the row that was written last; no rows where there is no file, or an empty one"
+    columns = TRIAL + columns
+    table = read_table(file, columns) if file.is_file() else pd.DataFrame(columns=columns)
+    return table.drop_duplicates([*TRIAL, *keys], keep='last')
+
 def read_grid(
     out, # Folder that `run_grid` wrote to
 )->tuple: # Results, curves, and the failed trials: three tables
     "The last row of each trial, and the curves of the trials that did not fail; a `FileNotFoundError` where there is no grid"
     out = Path(out)
-    if not (out/'results.csv').is_file(): raise FileNotFoundError(f'{out} has no results.csv: give the folder that fastnoisy bench wrote to (--out).')
-    results = read_table(out/'results.csv').drop_duplicates(TRIAL, keep='last')
+    results,curves = (_last_rows(out/f'{name}.csv', columns) for name,columns in (('results', []), ('curves', ['epoch'])))
+    if 'error' not in results:
+        raise FileNotFoundError(f'{out} has no results.csv with rows: give the folder that fastnoisy bench wrote to (--out).')
     failed = results.error.notna()
-    curves = read_table(out/'curves.csv').drop_duplicates([*TRIAL, 'epoch'], keep='last')
     return results[~failed],curves.merge(results.loc[~failed, TRIAL]),results[failed]
 
 def read_detection(
     out, # Folder that `run_grid` wrote to with `detect`
 )->pd.DataFrame: # Columns of `Trial`, epoch, signal, auc, average_precision
     "How well the wrong samples were found"
-    file = Path(out)/'detection.csv'
-    return read_table(file).drop_duplicates([*TRIAL, 'epoch', 'signal'], keep='last') if file.is_file() else pd.DataFrame(columns=TRIAL + DETECTION)
+    return _last_rows(Path(out)/'detection.csv', DETECTION[:2], DETECTION)
 
 # %% ../../nbs/benchmark/tables.ipynb #1c755c74
 def best_by_far(

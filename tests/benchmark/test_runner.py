@@ -10,6 +10,7 @@ from fastnoisy.benchmark.trial import (ARCHS, TRIAL, DETECTION, RESULTS, _model_
                                        clean_dls, grid_trials, noise_rates, run_trial)
 from fastnoisy.benchmark.datasets import DATASETS, register_dataset
 from fastnoisy.benchmark.runner import Table, default_jobs, finished, read_table, run_grid
+from fastnoisy.benchmark.tables import read_grid
 from readme import root
 
 SHORT = dict(noise=['symmetric:.4'], methods=['ce', 'gce'], seeds=1, epochs=1)
@@ -168,6 +169,62 @@ def test_table_of_another_version(tmp_path):
     (tmp_path/'t.csv').write_text('a,b\n1,2\n')
     with pytest.raises(ValueError, match='other columns'): Table(tmp_path/'t.csv', ['a', 'c'])
 
+@pytest.mark.parametrize('left', ['', 'a', 'a,err'])
+def test_a_table_whose_head_was_never_written(left, tmp_path):
+    (tmp_path/'t.csv').write_text(left)
+    assert read_table(tmp_path/'t.csv', ['a', 'error']).empty
+    table = Table(tmp_path/'t.csv', ['a', 'error'])
+    table.append([dict(a=1)])
+    assert (tmp_path/'t.csv').read_text() == 'a,error\n1,\n'
+    (tmp_path/'t.csv').unlink() # while the grid runs
+    table.append([dict(a=2)])
+    assert table.read().a.tolist() == [2]
+
+@pytest.mark.parametrize('name', ['results', 'curves', 'detection'])
+def test_a_grid_goes_on_beside_an_empty_file(name, tmp_path):
+    run_grid(tmp_path, jobs=1, **SHORT)
+    (tmp_path/f'{name}.csv').write_text('')
+    if name == 'results':
+        with pytest.raises(FileNotFoundError, match='has no results.csv with rows'): read_grid(tmp_path)
+    else: assert len(read_grid(tmp_path)[0]) == 2
+    results = run_grid(tmp_path, jobs=1, **{**SHORT, 'seeds': 2})
+    assert len(results) == 4 and len(read_grid(tmp_path)[0]) == 4
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='fork')
+def test_two_grids_in_one_folder_lose_no_row(tmp_path):
+    Table(tmp_path/'t.csv', ['a', 'b'])
+    pid,n = os.fork(),300
+    if not pid: # appends while another process starts again and again
+        table = Table(tmp_path/'t.csv', ['a', 'b'])
+        for i in range(n): table.append([dict(a=i, b='x'*20_000)])
+        os._exit(0)
+    starts = 0
+    while not os.waitpid(pid, os.WNOHANG)[0]:
+        Table(tmp_path/'t.csv', ['a', 'b'])
+        starts += 1
+    table = pd.read_csv(tmp_path/'t.csv')
+    assert starts and table.a.tolist() == list(range(n)) and (table.b == 'x'*20_000).all()
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='limits of a process')
+def test_a_full_disk_leaves_the_table_as_it_was(tmp_path):
+    import resource
+    table = Table(tmp_path/'t.csv', ['a', 'error'])
+    table.append([dict(a=1)])
+    before,limits = table.file.read_bytes(),resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, limits[1]))
+    try:
+        with pytest.raises(OSError): table.append([dict(a=2, error='x'*100)])
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert table.file.read_bytes() == before
+    table.append([dict(a=3)])
+    assert table.read().a.tolist() == [1, 3]
+
+def test_file_system_without_locks(tmp_path, monkeypatch):
+    import errno
+    def no_locks(f): raise OSError(errno.ENOLCK, 'no locks available')
+    monkeypatch.setattr('fastnoisy.benchmark.runner._wait_for_lock', no_locks)
+    with pytest.warns(UserWarning, match='only one grid may write'): Table(tmp_path/'t.csv', ['a'])
+
 def test_table_keeps_commas_quotes_and_empty_cells(tmp_path):
     table = Table(tmp_path/'t.csv', ['a', 'error'])
     table.append([dict(a=1, error='x, "y"'), dict(a=2)])
@@ -232,21 +289,38 @@ def rows(out): return len(read_table(out/'results.csv')) if (out/'results.csv').
 
 def alive(session): return subprocess.run(['pgrep', '-s', str(session)], capture_output=True, text=True).stdout.split()
 
+def started(out):
+    return subprocess.Popen([*COMMAND, '--out', str(out)], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            start_new_session=True, env={**os.environ, 'PYTHONPATH': str(root)},
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+
+def none_is_left(session, seconds=30):
+    until = time.time() + seconds
+    while alive(session) and time.time() < until: time.sleep(.1)
+    return not alive(session)
+
 @pytest.mark.skipif(sys.platform != 'linux', reason='sessions and signals of Linux')
 @pytest.mark.slow
-@pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize('how', [signal.SIGTERM, signal.SIGKILL])
+def test_no_process_is_left_of_a_grid_killed_while_its_processes_start(how, tmp_path):
+    process = started(tmp_path)
+    while len(alive(process.pid)) < 4 and process.poll() is None: time.sleep(.01) # itself, two more, and their resource tracker
+    process.send_signal(how)
+    process.communicate(timeout=60)
+    assert process.returncode == -how and none_is_left(process.pid, 60)
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='sessions and signals of Linux')
+@pytest.mark.slow
+@pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopped_and_continued(how, tmp_path, capsys):
-    process = subprocess.Popen([*COMMAND, '--out', str(tmp_path)], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-                               env={**os.environ, 'PYTHONPATH': str(root)}, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    process = started(tmp_path)
     while rows(tmp_path) < 2 and process.poll() is None: time.sleep(.05)
     process.send_signal(how)
     said = process.communicate(timeout=60)[0]
     n = rows(tmp_path)
     assert 2 <= n < 12 and process.returncode != 0
     if how == signal.SIGINT: assert 'the same command goes on from there' in said and 'Traceback' not in said
-    until = time.time() + 30
-    while alive(process.pid) and time.time() < until: time.sleep(.1)
-    assert not alive(process.pid) # no process is left behind
+    assert none_is_left(process.pid)
     results = run_grid(tmp_path, jobs=1, methods=['ce', 'gce'], noise=['symmetric:.2,.4'], seeds=3, epochs=4)
     assert f'12 trials, {n} of them trained before' in capsys.readouterr().out
     assert len(results) == len(results.drop_duplicates(TRIAL)) == 12 and results.error.isna().all()
