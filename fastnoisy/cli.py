@@ -54,7 +54,8 @@ def _print_table(rows, dls, epochs, seed):
     print(f'\nfound: so many of the {n_wrong} wrong labels are among the {n_wrong} samples it suspects most.')
 
 # %% ../nbs/cli.ipynb #981b3973
-DEMO = ['ce', 'lilaw', 'also', 'also+bmm', 'also+knn', 'confidence', 'confidence:two', 'confidence:single', 'gce', 'sce', 'nce+rce']
+DEMO = ['ce', 'lilaw', 'also', 'also+bmm', 'also+knn', 'confidence', 'confidence:two', 'confidence:single',
+        'gce', 'sce', 'nce+rce']
 
 def demo(
     noise:float=.4, # Share of wrong labels, in [0, 1)
@@ -187,12 +188,15 @@ _DEMO_EXAMPLES = '''examples:
 '''
 
 def _add_demo(sub):
-    d = _add_command(sub, 'demo', 'train on digits with wrong labels', epilog=_DEMO_EXAMPLES, description=
-                     'Train on scikit-learn\'s digits with wrong labels, compare the methods, write plots. No download.')
+    d = _add_command(
+        sub, 'demo', 'train on digits with wrong labels', epilog=_DEMO_EXAMPLES,
+        description="Train on scikit-learn's digits with wrong labels, compare the methods, write plots. No download.")
     d.add_argument('--noise', type=_rate, default=.4, help='share of wrong labels, in [0, 1) (default: 0.4)')
     d.add_argument('--epochs', type=_positive, default=15, help='default: 15')
-    d.add_argument('--methods', nargs='+', metavar='NAME', help='default: all callbacks, and some losses (ce is plain training)')
-    d.add_argument('--seed', type=int, default=0, help='of the noise, the weights and the order of the data (default: 0)')
+    d.add_argument('--methods', nargs='+', metavar='NAME',
+                   help='default: all callbacks, and some losses (ce is plain training)')
+    d.add_argument('--seed', type=int, default=0,
+                   help='of the noise, the weights and the order of the data (default: 0)')
     d.add_argument('--out', default='fastnoisy-demo', help='folder for the plots (default: ./fastnoisy-demo)')
     d.set_defaults(run=demo)
 
@@ -205,16 +209,20 @@ _AUDIT_EXAMPLES = '''examples:
 '''
 
 def _add_audit(sub):
-    a = _add_command(sub, 'audit', 'find the wrong labels in a folder, a CSV or an .npz', epilog=_AUDIT_EXAMPLES, description=
-                     'Train on all samples and write report.html, issues.csv (the most suspicious first) and learner.pkl. '
-                     'The source is never changed.')
+    a = _add_command(
+        sub, 'audit', 'find the wrong labels in a folder, a CSV or an .npz', epilog=_AUDIT_EXAMPLES,
+        description='Train on all samples and write report.html, issues.csv (the most suspicious first) '
+                    'and learner.pkl. The source is never changed.')
     a.add_argument('path', nargs='?', metavar='PATH', help='folder with one sub-folder of images per class')
     a.add_argument('--csv', metavar='FILE', help='a list of images (with --x), series (with --series) or a table')
-    a.add_argument('--x', metavar='COLUMN', help="CSV: paths of the images, relative to the CSV's folder (default: none, a table)")
+    a.add_argument('--x', metavar='COLUMN',
+                   help="CSV: paths of the images, relative to the CSV's folder (default: none, a table)")
     a.add_argument('--y', metavar='COLUMN', default='label', help='CSV: the labels (default: label)')
-    a.add_argument('--series', action='store_true', help='CSV: each row is a series, all columns but the labels are its points')
+    a.add_argument('--series', action='store_true',
+                   help='CSV: each row is a series, all columns but the labels are its points')
     a.add_argument('--npz', metavar='FILE', help='arrays images (or x, train_images) and labels (or y, train_labels)')
-    a.add_argument('--arch', help='small_cnn or the name of a timm model (default: resnet18, for images below 32 pixels small_cnn)')
+    a.add_argument('--arch', help='small_cnn or the name of a timm model '
+                   '(default: resnet18, for images below 32 pixels small_cnn)')
     a.add_argument('--epochs', type=_positive, help='default: 30, for series 60, with pretrained weights 10')
     a.add_argument('--size', type=_positive,
                    help='pixels of a side (default: that of the images, at most 224, with random weights 64)')
@@ -239,15 +247,17 @@ _BENCH_EXAMPLES = '''examples:
 '''
 
 def _add_bench(sub):
-    b = _add_command(sub, 'bench', 'compare methods on kinds and rates of noise', epilog=_BENCH_EXAMPLES, description=
-                     'Train each method on each noise with several seeds; write results.csv, curves.csv and report.md. '
-                     'Stopped at any time, the same command goes on.')
+    b = _add_command(
+        sub, 'bench', 'compare methods on kinds and rates of noise', epilog=_BENCH_EXAMPLES,
+        description='Train each method on each noise with several seeds; write results.csv, curves.csv and report.md. '
+                    'Stopped at any time, the same command goes on.')
     _add_experiment(b.add_argument)
     _add_training(b.add_argument)
     b.add_argument('--detect', nargs='+', type=_positive, metavar='EPOCH',
                    help='after these epochs, measure how well the wrong samples are found')
     b.add_argument('--root', help='file or folder of the dataset')
-    b.add_argument('--download', action='store_true', default=None, help='fetch the files of the dataset if they are not there')
+    b.add_argument('--download', action='store_true', default=None,
+                   help='fetch the files of the dataset if they are not there')
     b.add_argument('--jobs', type=_positive, help='processes (default: one per core, or one for a GPU)')
     b.add_argument('--register', metavar='FILE', help='Python file that registers methods and datasets of your own')
     b.add_argument('--out', default='fastnoisy-bench', help='folder for the results (default: ./fastnoisy-bench)')
@@ -257,7 +267,8 @@ def _add_bench(sub):
 
 def _add_experiment(add):
     add('--preset', metavar='NAME', help='an experiment, see --list: settings that the options below replace')
-    add('--scale', metavar='cpu', help="the preset's data, network and epochs for two cores (default: those of the paper)")
+    add('--scale', metavar='cpu',
+        help="the preset's data, network and epochs for two cores (default: those of the paper)")
     add('--data', nargs='+', metavar='NAME',
         help='datasets; breastmnist:224 has its images enlarged to 224 pixels (default: digits)')
     add('--noise', nargs='+', metavar='MODEL:RATES',

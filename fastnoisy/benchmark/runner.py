@@ -71,7 +71,8 @@ class Table:
             f.seek(0)
             head,end,_ = f.read().partition(b'\n')
             if not end and self.head.encode().startswith(head): f.truncate(0) # it was never written, or not to its end
-            elif head.decode(errors='replace').rstrip('\r').split(',') != self.columns: raise ValueError(self._other_columns())
+            elif head.decode(errors='replace').rstrip('\r').split(',') != self.columns:
+                raise ValueError(self._other_columns())
             self._append(f, '')
 
     @property
@@ -139,7 +140,8 @@ def _train_in_processes(trials, *options, jobs, register):
     try:
         trial_of = {pool.submit(_try_trial, trial, *options): trial for trial in trials}
         for job in as_completed(trial_of): yield trial_of[job],job.result()
-    except BrokenProcessPool as e: raise OSError('A process was killed, perhaps for want of memory: use fewer jobs.') from e
+    except BrokenProcessPool as e:
+        raise OSError('A process was killed, perhaps for want of memory: use fewer jobs.') from e
     finally:
         for o in set(multiprocessing.active_children()) - others: o.terminate()
         pool.shutdown(cancel_futures=True)
@@ -151,7 +153,8 @@ def default_jobs()->int:
 
 # %% ../../nbs/benchmark/runner.ipynb #7e6a7845
 def _minutes(seconds):
-    return f'{seconds:.0f} s' if seconds < 90 else f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
+    if seconds < 90: return f'{seconds:.0f} s'
+    return f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
 
 def _print_trial(n_done, n, start, n_now, trial, result):
     left = (time.time() - start)/n_now*(n - n_done)
@@ -192,7 +195,8 @@ def run_grid(
     **arguments # Of `grid_trials`
 )->pd.DataFrame: # One row per trial that is in `out`
     "Train all trials that are not in `out` yet"
-    if scale is not None and preset is None: raise ValueError(f'scale={scale!r} is that of a preset: give one as preset.')
+    if scale is not None and preset is None:
+        raise ValueError(f'scale={scale!r} is that of a preset: give one as preset.')
     _load_registrations(register)
     said = None if preset is None else f'Preset {described(preset, scale, **arguments)}'
     if preset is not None: arguments = {**preset_arguments(preset, scale), **arguments}
@@ -207,13 +211,13 @@ def run_grid(
     if said: print(said, flush=True)
     n,n_before = len(trials),len(trials) - len(todo)
     print(f'{n} trials, {n_before} of them trained before; {jobs} at a time. Results: {results.file}', flush=True)
-    start,more = time.time(),dict(VERSIONS, preset='' if preset is None else f'{preset} at scale cpu' if scale else preset)
+    start,name = time.time(),f'{preset} at scale cpu' if scale else preset or ''
     if jobs == 1: train = _train_here(todo, options, detect)
     else: train = _train_in_processes(todo, options, detect, jobs=jobs, register=register)
     try:
         with closing(train):
             for i,(trial,measured) in enumerate(train, 1):
-                _write(tables, trial, more, measured)
+                _write(tables, trial, dict(VERSIONS, preset=name), measured)
                 _print_trial(n_before + i, n, start, i, trial, measured[0])
     except KeyboardInterrupt:
         print(f'\nInterrupted. What has ended is in {out}; the same command goes on from there.', flush=True)

@@ -76,7 +76,7 @@ def multiply_adds(
     module, # A layer
     output, # What it gave for a batch: a tensor, or a tuple that begins with one
 )->int:
-    "Multiplications and additions of a layer with weights, convolution, linear or recurrent, in its forward pass; else 0"
+    "Multiply-adds of the forward pass of a layer with weights (convolution, linear, recurrent); 0 for others"
     out = output[0] if isinstance(output, tuple) else output
     weights = [p for p in module.parameters(recurse=False) if p.dim() > 1]
     if not weights or not isinstance(out, torch.Tensor) or isinstance(module, nn.Embedding): return 0

@@ -96,9 +96,11 @@ def noise_rates(
     rates,*options = rest.split(':')
     if name == 'asymmetric' and not options and class_map: options = [class_map]
     try: rates = [float(o) for o in rates.split(',')]
-    except ValueError: raise ValueError(f'noise={text!r}: write the model and its rates, for instance symmetric:0,.2,.5') from None
+    except ValueError:
+        raise ValueError(f'noise={text!r}: write the model and its rates, for instance symmetric:0,.2,.5') from None
     return [(':'.join([name, *options]), o) if o else ('none', 0.) for o in rates]
 
+# %% ../../nbs/benchmark/trial.ipynb #4e36c93e
 def clean_dls(
     data:str, # As in a `Trial`
     bs:int=None, # Samples in a training batch; None: as the dataset has it
@@ -131,9 +133,26 @@ def trial_options(
 def _check_data(data):
     name,_,size = data.partition(':')
     if name not in DATASETS: raise ValueError(f'data={data!r}: choose from {", ".join(DATASETS)}.')
-    if size and not size.isdecimal(): raise ValueError(f'data={data!r}: after the colon is the size of the images in pixels, for instance {name}:64.')
+    if size and not size.isdecimal():
+        raise ValueError(f'data={data!r}: after the colon is the size of the images in pixels, for instance {name}:64.')
     return DATASETS[name]
 
+def _check_options(optimizer, schedule, seeds, epochs):
+    for name,value,table in (('optimizer', optimizer, OPTIMIZERS), ('schedule', schedule, SCHEDULES)):
+        if value not in table: raise ValueError(f'{name}={value!r}: choose from {", ".join(table)}.')
+    for name,value in dict(seeds=seeds, epochs=epochs).items():
+        if value < 1: raise ValueError(f'{name}={value}: give at least 1.')
+
+def _one_of_each(trials, key): return {key(o): o for o in trials}.values()
+
+def _try_data(dls, trials, bs, options):
+    "Make the data of the trials once for each noise and each share to validate on, for the errors"
+    for o in _one_of_each(trials, lambda o: (o.noise, o.rate)): trial_dls(dls, o)
+    shares = [o for o in trials if o.variant.startswith('valid:')]
+    for o in _one_of_each(shares, lambda o: o.variant):
+        clean_dls(o.data, bs, trial_options(o, options))
+
+# %% ../../nbs/benchmark/trial.ipynb #2d3ae9c8
 def grid_trials(
     data='digits', # Names in `DATASETS`, one or more; 'breastmnist:224': its images enlarged to 224 pixels
     noise=('symmetric:0,.2,.5,.8', 'asymmetric:0,.1,.25,.4'), # Texts as `noise_rates` takes them
@@ -147,14 +166,11 @@ def grid_trials(
     optimizer:str='adam', # Name in `OPTIMIZERS`
     schedule:str='one-cycle', # Name in `SCHEDULES`
     bs:int=None, # Samples in a training batch; None: as the dataset has it
-    variants=('plain',), # What is not as usual, see `VARIANTS`; the validation labels are as noisy as those for training, but for 'clean-valid'
+    variants=('plain',), # What is not as usual, see `VARIANTS`; 'plain': validation labels as noisy as those for training
     **options # Of the dataset, such as `root`
 )->list: # Of `Trial`
-    "The trainings of a grid, all methods of a seed before the next; a `ValueError` for what is wrong with it, before hours of work"
-    for name,value,table in (('optimizer', optimizer, OPTIMIZERS), ('schedule', schedule, SCHEDULES)):
-        if value not in table: raise ValueError(f'{name}={value!r}: choose from {", ".join(table)}.')
-    for name,value in dict(seeds=seeds, epochs=epochs).items():
-        if value < 1: raise ValueError(f'{name}={value}: give at least 1.')
+    "The trials of a grid, all methods of a seed before the next; a `ValueError` for what is wrong, before any training"
+    _check_options(optimizer, schedule, seeds, epochs)
     methods,variants = [as_method(o).name for o in L(methods)],[check_variant(o) for o in L(variants)]
     trials = []
     for one in L(data):
@@ -166,8 +182,7 @@ def grid_trials(
         name = chosen if isinstance(chosen, str) else make_model.__name__
         mine = [Trial(one, kind, rate, method, s, name, epochs, lr, wd, optimizer, schedule, dls.train.bs, variant)
                 for s in range(seed, seed+seeds) for variant in variants for kind,rate in pairs for method in methods]
-        for o in {(o.noise, o.rate): o for o in mine}.values(): trial_dls(dls, o)
-        for o in {o.variant: o for o in mine if o.variant.startswith('valid:')}.values(): clean_dls(one, bs, trial_options(o, options))
+        _try_data(dls, mine, bs, options)
         trials += mine
     if not trials: raise ValueError('There is nothing to do: give at least one dataset, one method and one noise.')
     return trials
@@ -180,9 +195,11 @@ def _peak_mb():
     except ImportError: return float('nan') # Windows
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == 'darwin' else 2**10)
 
-VERSIONS = dict(fastnoisy=fastnoisy.__version__, torch=torch.__version__, fastai=fastai.__version__, python=platform.python_version())
+VERSIONS = dict(fastnoisy=fastnoisy.__version__, torch=torch.__version__, fastai=fastai.__version__,
+                python=platform.python_version())
 _BOTH = [f'{score}{o}' for score in MEASURES for o in ('', '_last')] # at the epoch that the validation set chooses, and at the last
-RESULTS = [*_BOTH, 'best_epoch', 'valid_accuracy', 'actual_rate', 'recorded', 'seconds', 'peak_mb', 'device', 'preset', *VERSIONS, 'error']
+RESULTS = [*_BOTH, 'best_epoch', 'valid_accuracy', 'actual_rate', 'recorded', 'seconds', 'peak_mb', 'device', 'preset',
+           *VERSIONS, 'error']
 CURVES = ['epoch', 'train_loss', 'valid_loss', 'valid_accuracy']
 DETECTION = ['epoch', 'signal', 'auc', 'average_precision']
 
@@ -190,9 +207,31 @@ def _watchers(method, detect, model):
     "Callbacks that measure detection; plain training, or one with a robust loss, gets the scores of training dynamics"
     if not detect: return []
     has_linear = any(isinstance(o, torch.nn.Linear) for o in model.modules())
+    if as_method(method).make().get('cbs'): return [Detection(detect)]
     wanted = [o for o in DYNAMICS if DYNAMICS[o].cheap or o == 'grand' and has_linear]
-    return [Detection(detect), *([] if as_method(method).make().get('cbs') else [DynamicsCallback(wanted)])]
+    return [Detection(detect), DynamicsCallback(wanted)]
 
+# names of the Recorder -> columns of the curves
+_USUAL = {'train_loss': 'train_loss', 'valid_loss': 'valid_loss', 'accuracy': 'valid_accuracy'}
+
+def _curves(recorder):
+    "One list per column"
+    columns = dict(zip(recorder.metric_names[1:], zip(*recorder.values)))
+    return {'epoch': range(1, 1+len(recorder.values)), **{new: _rounded(columns[old]) for old,new in _USUAL.items()}}
+
+def _recorded(recorder):
+    "What else the method shows, such as LiLAW's three numbers, at the last epoch"
+    last = dict(zip(recorder.metric_names[1:], recorder.values[-1]))
+    return ' '.join(f'{k}={v:.4g}' for k,v in last.items() if k not in (*_USUAL, 'time'))
+
+def _found(rows):
+    "Rows of `Detection` as one list per column"
+    columns = {k: [o[k] for o in rows] for k in DETECTION}
+    return columns | {k: _rounded(columns[k]) for k in DETECTION[2:]}
+
+def _rounded(values): return [round(o, 5) for o in values]
+
+# %% ../../nbs/benchmark/trial.ipynb #333d16c8
 def run_trial(
     trial:Trial,
     options:dict={}, # Of the dataset, such as `root`
@@ -205,15 +244,14 @@ def run_trial(
     make_model = arch if callable(arch) and arch.__name__ == trial.arch else _model_maker(trial.arch)
     def new_model(): return last_two(make_model(dls)) if trial.variant == 'last-two' else make_model(dls)
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-        learn,seconds = train_one(dls, new_model, trial.method, trial.epochs, trial.lr, trial.seed, schedule=trial.schedule, wd=trial.wd,
+        learn,seconds = train_one(dls, new_model, trial.method, trial.epochs, trial.lr, trial.seed,
+                                  schedule=trial.schedule, wd=trial.wd,
                                   cbs=_watchers(trial.method, detect, new_model()), **OPTIMIZERS[trial.optimizer])
-    names,best = list(learn.recorder.metric_names[1:]),learn.best_valid
-    shown = [f'{k}={v:.4g}' for k,v in zip(names, learn.recorder.values[-1]) if k not in ('train_loss', 'valid_loss', 'accuracy', 'time')] # such as LiLAW's three numbers
-    curves = {o: [round(v[names.index(n)], 5) for v in learn.recorder.values] for o,n in zip(CURVES[1:], ('train_loss', 'valid_loss', 'accuracy'))}
+    best,wrong = learn.best_valid,wrong_samples(dls)
     last = {f'{k}_last': v for k,v in model_scores(learn).items()}
     with best.in_force(): scores = model_scores(learn) | last
-    wrong = wrong_samples(dls)
-    result = dict({k: round(v, 5) for k,v in scores.items()}, best_epoch=best.best_epoch + 1, valid_accuracy=round(best.best, 5), actual_rate=0. if wrong is None else round(wrong.mean(), 5),
-                  recorded=' '.join(shown), seconds=round(seconds, 2), peak_mb=round(_peak_mb()), device=str(dls.device))
-    found = {k: [round(o[k], 5) if k in DETECTION[2:] else o[k] for o in learn.detection.rows] for k in DETECTION} if detect else {}
-    return result,{'epoch': range(1, 1+trial.epochs), **curves},found
+    result = {k: round(v, 5) for k,v in scores.items()}
+    result.update(best_epoch=best.best_epoch + 1, valid_accuracy=round(best.best, 5),
+                  recorded=_recorded(learn.recorder), actual_rate=0. if wrong is None else round(wrong.mean(), 5), seconds=round(seconds, 2),
+                  peak_mb=round(_peak_mb()), device=str(dls.device))
+    return result,_curves(learn.recorder),_found(learn.detection.rows) if detect else {}
