@@ -562,6 +562,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'fastnoisy/benchmark/train.py'),
                                            'fastnoisy.benchmark.train.ThreadChoice.__init__': ( 'benchmark/train.html#threadchoice.__init__',
                                                                                                 'fastnoisy/benchmark/train.py'),
+                                           'fastnoisy.benchmark.train.ThreadChoice._choose': ( 'benchmark/train.html#threadchoice._choose',
+                                                                                               'fastnoisy/benchmark/train.py'),
                                            'fastnoisy.benchmark.train.ThreadChoice._count': ( 'benchmark/train.html#threadchoice._count',
                                                                                               'fastnoisy/benchmark/train.py'),
                                            'fastnoisy.benchmark.train.ThreadChoice._unhook': ( 'benchmark/train.html#threadchoice._unhook',

@@ -1,7 +1,7 @@
 """One training with ALSO against cleanlab's five-fold cross-validation: ranking of the wrong labels, and time.
 
 python benchmarks/audit/cleanlab_peer.py                                          scikit-learn's digits, 30 epochs
-python benchmarks/audit/cleanlab_peer.py --npz fashion_mnist.npz --epochs 15          10,000 training images of a file with
+python benchmarks/audit/cleanlab_peer.py --npz fashion_mnist.npz --epochs 15      10,000 training images of a file with
                                            train_images, train_labels, test_images, test_labels
 [--noise symmetric:.4 pair:.3 ...] [--seeds 3] [--jobs 1] [--out FILE.csv] [--resume]      needs `pip install cleanlab`
 

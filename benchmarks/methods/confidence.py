@@ -1,7 +1,7 @@
 """TwoModelConfidenceCallback: what it is worth, how sensitive it is, and what it costs.
 
 python benchmarks/methods/confidence.py                                           scikit-learn's digits, 30 epochs
-python benchmarks/methods/confidence.py --npz fashion_mnist.npz --epochs 25          10,000 training images of a file with
+python benchmarks/methods/confidence.py --npz fashion_mnist.npz --epochs 25       10,000 training images of a file with
                                            train_images, train_labels, test_images, test_labels
 [--preset methods|m|slope|sensitivity] [--noise symmetric:.4 symmetric:.8 pair:.4] [--methods ce full] [--seeds 3]
 [--jobs 2] [--out FILE.csv] [--resume]

@@ -86,20 +86,23 @@ def multiply_adds(
 SMALL_BATCH = 10**9 # multiply-adds of a forward pass, about a tenth of a second for a training step of one thread
 
 class ThreadChoice(Callback):
-    "One thread where the first batch of a fit on the CPU is less than `SMALL_BATCH`; to be used with `in_force`"
+    "One thread in a fit on the CPU whose first batch is less than `SMALL_BATCH`, else as many as before; see `in_force`"
     order,name = 1000,'thread_choice' # hooks are on the model in its forward pass alone
-    def __init__(self): self.n,self.work,self.hooks = torch.get_num_threads(),None,[]
+    def __init__(self):
+        self.most,self.n = torch.get_num_threads(),1
+        self.work,self.hooks = None,[]
 
     @contextmanager
     def in_force(self):
-        "The chosen number of threads for a while; in a fit it is chosen"
+        "The chosen number of threads for a while; a fit begins with one, and then it is chosen"
         with torch_threads(self.n):
             try: yield
             finally: self._unhook()
 
     def before_batch(self):
-        if self.work is not None or not self.training or self.n == 1 or self.dls.device.type != 'cpu': return
+        if self.work is not None or not self.training or self.most == 1: return
         self.work = 0
+        if any(p.device.type != 'cpu' for p in self.model.parameters()): return self._choose()
         self.hooks = [o.register_forward_hook(self._count) for o in self.model.modules()]
 
     def _count(self, module, args, output): self.work += multiply_adds(module, output)
@@ -108,11 +111,13 @@ class ThreadChoice(Callback):
         for o in self.hooks: o.remove()
         self.hooks = []
 
-    def after_pred(self):
-        if not self.hooks: return
+    def _choose(self):
         self._unhook()
-        if 0 < self.work < SMALL_BATCH: self.n = 1
+        if not 0 < self.work < SMALL_BATCH: self.n = self.most
         torch.set_num_threads(self.n)
+
+    def after_pred(self):
+        if self.hooks: self._choose()
 
     def after_batch(self): self.after_pred() # of a batch that skipped it
 
