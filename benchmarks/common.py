@@ -63,14 +63,16 @@ def _same(a, b):
 class Rows:
     "A CSV to which rows are appended, each in one piece; where it grows a column it is written anew"
     def __init__(self, file, resume=False, digits=5, **fixed):
-        self.file,self.digits,self.fixed,self.table = Path(file),digits,fixed,None
+        self.file,self.digits = Path(file),digits
+        self.fixed,self.table = fixed,None
         old = read_table(self.file) if resume and self.file.is_file() else pd.DataFrame()
         self.rows = old.to_dict('records')
         if len(old): self.table = Table(self.file, old.columns)
 
     def __contains__(self, task):
         wanted = {**self.fixed, **task}
-        return any(all(k in o and _same(o[k], v) for k,v in wanted.items()) for o in self.rows)
+        def is_it(row): return all(k in row and _same(row[k], v) for k,v in wanted.items())
+        return any(map(is_it, self.rows))
 
     def frame(self): return pd.DataFrame(self.rows).round(self.digits)
 
@@ -111,14 +113,16 @@ def in_processes(function, calls, jobs):
         return
     pool = ProcessPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        for job in as_completed([pool.submit(function, *o) for o in calls]): yield job.result()
+        started = [pool.submit(function, *o) for o in calls]
+        for job in as_completed(started): yield job.result()
     finally: pool.shutdown(cancel_futures=True)
 
 def measure(function, args, todo, rows):
     "`function(args, **task)` -> a row, or several, for each task whose rows are not there yet"
     left,start = [o for o in todo if o not in rows],time.time()
     print(f'{len(todo)} experiments, {len(todo) - len(left)} of them in {rows.file}', flush=True)
-    for i,made in enumerate(in_processes(_call, [(function, args, o) for o in left], getattr(args, 'jobs', 1)), 1):
+    calls = [(function, args, o) for o in left]
+    for i,made in enumerate(in_processes(_call, calls, getattr(args, 'jobs', 1)), 1):
         made = made if isinstance(made, list) else [made]
         rows.add(*made)
         for o in made: show(o)

@@ -408,6 +408,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'fastnoisy/benchmark/datasets.py'),
                                               'fastnoisy.benchmark.datasets._cifar_part': ( 'benchmark/datasets.html#_cifar_part',
                                                                                             'fastnoisy/benchmark/datasets.py'),
+                                              'fastnoisy.benchmark.datasets._packed_or_not': ( 'benchmark/datasets.html#_packed_or_not',
+                                                                                               'fastnoisy/benchmark/datasets.py'),
                                               'fastnoisy.benchmark.datasets._read_idx': ( 'benchmark/datasets.html#_read_idx',
                                                                                           'fastnoisy/benchmark/datasets.py'),
                                               'fastnoisy.benchmark.datasets._where_cifar': ( 'benchmark/datasets.html#_where_cifar',

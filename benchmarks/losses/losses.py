@@ -61,7 +61,8 @@ def measure(loss_func, reference, logits, targets, repeats):
         order = (loss_func, reference) if i % 2 else (reference, loss_func)
         times = [seconds(f, logits, targets) for f in order]
         pairs.append(times if i % 2 else times[::-1])
-    return (*(1e3*statistics.median(o) for o in zip(*pairs)), statistics.median(a/b for a,b in pairs))
+    ms,reference_ms = (1e3*statistics.median(o) for o in zip(*pairs))
+    return ms,reference_ms,statistics.median(a/b for a,b in pairs)
 
 def reference_of(name):
     if 'GJS' not in name: return CrossEntropyLossFlat()

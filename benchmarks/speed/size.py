@@ -30,7 +30,7 @@ from torch import nn
 from fastnoisy.all import METHODS, BetaMixture, SampleCallback
 from fastnoisy.callback.also import ALSOWeights
 
-class Rows:
+class LazyRows:
     "A dataset of any length whose rows are made when they are asked for"
     def __init__(self, n, n_classes=10):
         self.n = n
@@ -55,9 +55,9 @@ class CpuClock(Callback):
 
 def rows_learner(method, n, args):
     torch.manual_seed(0)
-    train = Drawn(Rows(n), bs=64)
+    train = Drawn(LazyRows(n), bs=64)
     train.steps = args.steps
-    dls = DataLoaders(train, TfmdDL(Rows(64), bs=64), device='cpu')
+    dls = DataLoaders(train, TfmdDL(LazyRows(64), bs=64), device='cpu')
     kwargs = {'loss_func': CrossEntropyLossFlat(), **METHODS[method].make()}
     learn = Learner(dls, nn.Linear(8, 10), cbs=[CpuClock(), *L(kwargs.pop('cbs', None))], **kwargs)
     learn.remove_cb(learn.progress)
@@ -83,7 +83,8 @@ def step(args):
         rounds = [{o: once(learn) for o,learn in learners.items()} for _ in range(args.rounds)]
         for o,learn in learners.items():
             own = [cb for cb in learn.cbs if type(cb).__module__.startswith('fastnoisy')]
-            state,extra = sum(bytes_of(cb, n, set()) for cb in own),median(r[o][0] - r['ce'][0] for r in rounds)
+            state = sum(bytes_of(cb, n, set()) for cb in own)
+            extra = median(r[o][0] - r['ce'][0] for r in rounds)
             yield dict(part='step', what=o, n=n, step_us=median(r[o][0] for r in rounds), extra_us=extra,
                        epoch_end_s=median(r[o][1] for r in rounds), bytes=state/n, epochs=args.rounds+1)
 

@@ -33,7 +33,8 @@ def seconds(how, args):
 def measured(busy, args):
     "Seconds of each way in each round, beside `busy` processes"
     others = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(busy)]
-    try: return [{how: seconds(how, args) for how in ('one', 'all', 'chosen')} for _ in range(args.rounds)]
+    def one_round(): return {how: seconds(how, args) for how in ('one', 'all', 'chosen')}
+    try: return [one_round() for _ in range(args.rounds)]
     finally:
         for o in others: o.kill()
 

@@ -56,10 +56,13 @@ def _read_idx(file):
     shape = np.frombuffer(data, '>i4', count=data[3], offset=4)
     return np.frombuffer(data, np.uint8, offset=4 + 4*data[3]).reshape(shape)
 
+def _packed_or_not(file): return next((o for o in (file, file.with_name(f'{file.name}.gz')) if o.is_file()), None)
+
 def _where_mnist(name, root):
     files = ', '.join(o + '.gz' for o in _IDX)
     return (f'{name} is not in {root}. Put there {_NPZ[name]}, with the arrays train_images, train_labels, '
-            f'test_images, test_labels, or the four files {files} of {_IDX_SOURCE[name]}, and name the folder as root (--root); '
+            f'test_images, test_labels, or the four files {files} of {_IDX_SOURCE[name]}, '
+            'and name the folder as root (--root); '
             'or use download (--download).')
 
 @lru_cache(1)
@@ -74,7 +77,7 @@ def mnist_arrays(
     if npz.is_file():
         with np.load(npz) as d: return [d[f'{part}_{o}'] for part in ('train', 'test') for o in ('images', 'labels')]
     for folder in (root/name/'raw', root):
-        files = [next((o for o in (folder/part, folder/f'{part}.gz') if o.is_file()), None) for part in _IDX]
+        files = [_packed_or_not(folder/part) for part in _IDX]
         if all(files): return [_read_idx(o) for o in files]
     if not download: raise FileNotFoundError(_where_mnist(name, root))
     import torchvision.datasets
@@ -142,9 +145,9 @@ def split_digits_dls(valid_share=None, **options):
 
 def mnist_dls(name='MNIST', n=60_000, valid_share=.15, bs=128, root='data', download=False):
     "The first `n` training images of MNIST or FashionMNIST, 15 % of them to validate on, and all test images"
-    x,y,test_x,test_y = mnist_arrays(name, str(root), download)
+    x,y,*test = mnist_arrays(name, str(root), download)
     train,valid = split_valid(x[:n], y[:n].astype(np.int64), valid_share)
-    return array_dls(train, valid, (test_x, test_y.astype(np.int64)), bs=bs, val_bs=512, rgb=False)
+    return array_dls(train, valid, (test[0], test[1].astype(np.int64)), bs=bs, val_bs=512, rgb=False)
 
 CIFAR10_STATS = (.4914, .4822, .4465),(.2023, .1994, .2010) # mean and standard deviation as Kathuria gives them
 

@@ -106,8 +106,8 @@ def finished(
     results:pd.DataFrame, # Rows of `results.csv`
 )->set: # Of `Trial`
     "The trials that need not be trained again: those without an error"
-    rows = results[results.error.isna()][TRIAL]
-    return {Trial(*(f.type(v) for f,v in zip(fields(Trial), row))) for row in rows.itertuples(index=False)}
+    def trial(row): return Trial(*(f.type(v) for f,v in zip(fields(Trial), row)))
+    return set(map(trial, results[results.error.isna()][TRIAL].itertuples(index=False)))
 
 # %% ../../nbs/benchmark/runner.ipynb #95e33ad6
 def _try_trial(trial, options, detect):

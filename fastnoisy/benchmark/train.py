@@ -86,7 +86,7 @@ def multiply_adds(
 SMALL_BATCH = 10**9 # multiply-adds of a forward pass, about a tenth of a second for a training step of one thread
 
 class ThreadChoice(Callback):
-    "One thread in a fit on the CPU whose first batch is less than `SMALL_BATCH`, else as many as before; see `in_force`"
+    "One thread in a fit on the CPU whose first batch is less than `SMALL_BATCH`, else as many as before"
     order,name = 1000,'thread_choice' # hooks are on the model in its forward pass alone
     def __init__(self):
         self.most,self.n = torch.get_num_threads(),1

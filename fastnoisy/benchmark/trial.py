@@ -171,7 +171,8 @@ def grid_trials(
 )->list: # Of `Trial`
     "The trials of a grid, all methods of a seed before the next; a `ValueError` for what is wrong, before any training"
     _check_options(optimizer, schedule, seeds, epochs)
-    methods,variants = [as_method(o).name for o in L(methods)],[check_variant(o) for o in L(variants)]
+    methods = [as_method(o).name for o in L(methods)]
+    variants = [check_variant(o) for o in L(variants)]
     trials = []
     for one in L(data):
         dataset = _check_data(one)
@@ -251,7 +252,8 @@ def run_trial(
     last = {f'{k}_last': v for k,v in model_scores(learn).items()}
     with best.in_force(): scores = model_scores(learn) | last
     result = {k: round(v, 5) for k,v in scores.items()}
-    result.update(best_epoch=best.best_epoch + 1, valid_accuracy=round(best.best, 5),
-                  recorded=_recorded(learn.recorder), actual_rate=0. if wrong is None else round(wrong.mean(), 5), seconds=round(seconds, 2),
-                  peak_mb=round(_peak_mb()), device=str(dls.device))
+    rate = 0. if wrong is None else round(wrong.mean(), 5)
+    result.update(best_epoch=best.best_epoch + 1, valid_accuracy=round(best.best, 5), actual_rate=rate,
+                  recorded=_recorded(learn.recorder), seconds=round(seconds, 2), peak_mb=round(_peak_mb()),
+                  device=str(dls.device))
     return result,_curves(learn.recorder),_found(learn.detection.rows) if detect else {}
