@@ -1,6 +1,6 @@
 """One thread or several for little work, on a machine that is free or busy: why `train_one` chooses.
 
-python benchmarks/speed/threads.py [--busy 0 2] [--epochs 2] [--rounds 3] [--threads N] [--out FILE.csv]
+python benchmarks/speed/threads.py [--busy 0 2] [--epochs 1] [--rounds 3] [--threads N] [--out FILE.csv]
 
 scikit-learn's digits and the small CNN of the demo, plain training: with one thread, with N (as many as there are
 cores), and with N given to `train_one`, which chooses. Beside it run so many processes that never rest. Seconds of a
@@ -25,6 +25,12 @@ dls = digits_dls(noise=.4, device='cpu')
 print(train.train_one(dls, partial(small_cnn, dls.n_channels, dls.c), 'ce', epochs)[1])
 """
 
+BUSY = """
+import os
+parent = os.getppid()
+while os.getppid() == parent: pass
+"""
+
 def seconds(how, args):
     command = [sys.executable, '-W', 'ignore', '-c', TRAINING, how, str(args.threads), str(args.epochs)]
     env = {k: v for k,v in os.environ.items() if k != 'OMP_NUM_THREADS'}
@@ -32,14 +38,14 @@ def seconds(how, args):
 
 def measured(busy, args):
     "Seconds of each way in each round, beside `busy` processes"
-    others = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(busy)]
+    others = [subprocess.Popen([sys.executable, '-c', BUSY]) for _ in range(busy)]
     def one_round(): return {how: seconds(how, args) for how in ('one', 'all', 'chosen')}
     try: return [one_round() for _ in range(args.rounds)]
     finally:
         for o in others: o.kill()
 
 def main():
-    p = arguments(__doc__, epochs=2, out='threads.csv', resume=False)
+    p = arguments(__doc__, epochs=1, out='threads.csv', resume=False)
     p.add_argument('--busy', type=int, nargs='+', default=[0, 2], help='processes that run beside it')
     p.add_argument('--rounds', type=int, default=3)
     p.add_argument('--threads', type=int, default=os.cpu_count())
@@ -51,6 +57,7 @@ def main():
             times = [o[how] for o in rounds]
             ratio = median(times)/median(o['one'] for o in rounds)
             row = dict(threads=how, busy=busy, seconds=median(times), ratio=ratio, least=min(times), most=max(times))
+            row['load'] = os.getloadavg()[1] # of five minutes: with what else runs on the machine
             rows.add(dict(row, epochs=args.epochs, rounds=args.rounds, cores=os.cpu_count(), **VERSIONS))
             show(rows.rows[-1])
 
