@@ -7,6 +7,7 @@ __all__ = ['DEMO', 'demo', 'parser', 'main']
 
 # %% ../nbs/cli.ipynb #8450ae76
 import argparse, sys, warnings
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 import fastnoisy
@@ -28,7 +29,9 @@ def _plot_digits(dls, path, n=16):
 def _plot_accuracy(learners, path):
     import matplotlib.pyplot as plt
     fig,ax = plt.subplots(figsize=(5, 3.2), layout='constrained')
-    for name,learn in learners.items(): ax.plot(range(1, 1+len(learn.clean_test.accuracies)), learn.clean_test.accuracies, label=name)
+    for name,learn in learners.items():
+        accuracies = learn.clean_test.accuracies
+        ax.plot(range(1, 1+len(accuracies)), accuracies, label=name)
     ax.set(xlabel='epoch', ylabel='accuracy on the clean test set')
     ax.legend()
     fig.savefig(path, dpi=80)
@@ -38,9 +41,21 @@ def _print_filter(learn):
     if not learn.bmm.rows: return
     flagged = learn.bmm.to_frame().is_label_issue.values
     n_right = int((flagged & learn.dls.noise.flipped.numpy()).sum())
-    print(f'also+bmm was not told how many are wrong. It estimates {learn.bmm.noise_rate*len(flagged):.0f} and flags {flagged.sum()}, {n_right} of them rightly.')
+    print(f'also+bmm was not told how many are wrong. It estimates {learn.bmm.noise_rate*len(flagged):.0f} '
+          f'and flags {flagged.sum()}, {n_right} of them rightly.')
 
-DEMO = ['ce', 'lilaw', 'also', 'also+bmm', 'also+knn', 'confidence', 'confidence:two', 'confidence:single', 'gce', 'sce', 'nce+rce']
+def _print_table(rows, dls, epochs, seed):
+    print(f'\n1,797 digits, {dls.noise.actual_rate:.0%} of the training labels wrong; '
+          f'accuracy on the clean test set, {epochs} epochs, seed {seed}:\n')
+    print(f'{"method":<12}{"last":>8}{"best":>8}{"found":>8}{"seconds":>9}')
+    for o in rows:
+        print(f'{o["method"]:<12}{o["last"]:>8.3f}{o["best"]:>8.3f}{o.get("n_found", 0):>8}{o["seconds"]:>9.1f}')
+    n_wrong = int(dls.noise.flipped.sum())
+    print(f'\nfound: so many of the {n_wrong} wrong labels are among the {n_wrong} samples it suspects most.')
+
+# %% ../nbs/cli.ipynb #981b3973
+DEMO = ['ce', 'lilaw', 'also', 'also+bmm', 'also+knn', 'confidence', 'confidence:two', 'confidence:single',
+        'gce', 'sce', 'nce+rce']
 
 def demo(
     noise:float=.4, # Share of wrong labels, in [0, 1)
@@ -59,22 +74,23 @@ def demo(
     from fastnoisy.models import small_cnn
     methods,out = known_methods(DEMO if methods is None else methods),Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    learners,rows = {},[]
+    learners,rows,bars = {},[],sys.stdout.isatty()
     for name in methods:
         dls = digits_dls(noise=noise, seed=seed)
         print(f'{name}: {as_method(name).summary}', flush=True)
-        learners[name],row = run_one(dls, partial(small_cnn, dls.n_channels, dls.c), name, epochs, seed=seed, bars=sys.stdout.isatty())
-        rows.append(dict(row, n_found=n_found(learners[name])) if dls.noise.flipped.any() else row)
+        model = partial(small_cnn, dls.n_channels, dls.c)
+        learn,row = run_one(dls, model, name, epochs, seed=seed, bars=bars)
+        if dls.noise.flipped.any():
+            with learn.thread_choice.in_force(): row['n_found'] = n_found(learn)
+        learners[name] = learn
+        rows.append(row)
     _plot_digits(dls, out/'digits.png')
     _plot_accuracy(learners, out/'accuracy.png')
     if 'lilaw' in learners and epochs > 1: learners['lilaw'].lilaw.plot().savefig(out/'lilaw.png', dpi=80)
-    print(f'\n1,797 digits, {dls.noise.actual_rate:.0%} of the training labels wrong; accuracy on the clean test set, {epochs} epochs, seed {seed}:\n')
-    n_wrong = int(dls.noise.flipped.sum())
-    print(f'{"method":<12}{"last":>8}{"best":>8}{"found":>8}{"seconds":>9}')
-    for o in rows: print(f'{o["method"]:<12}{o["last"]:>8.3f}{o["best"]:>8.3f}{o.get("n_found", 0):>8}{o["seconds"]:>9.1f}')
-    print(f'\nfound: so many of the {n_wrong} wrong labels are among the {n_wrong} samples it suspects most.')
+    _print_table(rows, dls, epochs, seed)
     if 'also+bmm' in learners: _print_filter(learners['also+bmm'])
-    print(f'\nPlots: {", ".join(str(o) for o in sorted(out.glob("*.png")))}\nOne seed is no comparison: try --seed 1, --seed 2, ...')
+    plots = ', '.join(str(o) for o in sorted(out.glob('*.png')))
+    print(f'\nPlots: {plots}\nOne seed is no comparison: try --seed 1, --seed 2, ...')
     return rows
 
 # %% ../nbs/cli.ipynb #3d5d9a49
@@ -90,12 +106,13 @@ def _print_names():
     from fastnoisy.benchmark.presets import CPU, PRESETS
     from fastnoisy.core.registry import METHODS # all of them are registered by then
     from fastnoisy.benchmark.variants import INPUT_NOISES, VARIANTS
-    for title,names in (('methods (combine them: gce+also; give options: gce:q=.5)', METHODS), ('data sets', DATASETS)):
+    for title,names in (('methods (combine them: gce+also; give options: gce:q=.5)', METHODS), ('datasets', DATASETS)):
         print(f'{title}:')
         for o in names.values(): print(f'  {o.name:<18} {o.summary}{f" (needs {o.needs})" if o.needs else ""}')
     print('noise in the images:', *(f'  {name}' for name in INPUT_NOISES), sep='\n')
     print('variants:', *(f'  {name:<18} {o}' for name,o in VARIANTS.items()), sep='\n')
-    print('presets:', *(f'  {name}{" (also with --scale cpu)" if name in CPU else ""}: {preset}' for name,preset in PRESETS.items()), sep='\n')
+    print('presets:')
+    for name,preset in PRESETS.items(): print(f'  {name}{" (also with --scale cpu)" if name in CPU else ""}: {preset}')
 
 def _split(texts): return [o for text in texts for o in text.split(',') if o]
 
@@ -113,37 +130,81 @@ def _bench(report=None, names=False, methods=None, **options):
 
 # %% ../nbs/cli.ipynb #31911795
 def _positive(s):
-    n = int(s)
-    if n < 1: raise argparse.ArgumentTypeError(f'{s} is not a number >= 1')
+    try: n = int(s)
+    except ValueError: n = 0
+    if n < 1: raise argparse.ArgumentTypeError(f'{s!r} is not a number >= 1')
     return n
 
 def _rate(s):
-    r = float(s)
-    if not 0 <= r < 1: raise argparse.ArgumentTypeError(f'{s} is not a rate in [0, 1)')
+    try: r = float(s)
+    except ValueError: r = -1.
+    if not 0 <= r < 1: raise argparse.ArgumentTypeError(f'{s!r} is not a rate in [0, 1), such as .4')
     return r
 
-_EXAMPLES = '''examples:
+def _nearest(word, words):
+    "A question, or nothing"
+    names = {o.strip('-'): o for o in words}
+    near = get_close_matches(word.strip('-'), names, 1)
+    return f' Did you mean {names[near[0]]}?' if near else ''
+
+class _Parser(argparse.ArgumentParser):
+    "An `ArgumentParser` whose errors name the words that are not understood, and what there is in their place"
+    commands = {} # of the program; one command has none
+
+    def error(self, message): self.exit(2, f'{self.prog}: {message}\n`{self.prog} --help` says what there is.\n')
+
+    def _options(self): return [name for o in self._actions for name in o.option_strings]
+
+    def parse_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else list(args)
+        first = args[0] if args else None
+        if first is not None and first not in self.commands and first not in self._options():
+            if first.startswith('-'): self.error(f'{first}: begin with a command, {", ".join(self.commands)}.')
+            near = _nearest(first, self.commands) or f' There are {", ".join(self.commands)}.'
+            self.error(f'there is no command {first!r}.{near}')
+        res,rest = self.parse_known_args(args, namespace)
+        if rest: self._unknown(self.commands.get(res.command, self), rest)
+        return res
+
+    def _unknown(self, command, rest):
+        word = next((o for o in rest if o.startswith('-')), rest[0]).partition('=')[0]
+        if not word.startswith('-'): command.error(f'{word!r} is one word too many.')
+        command.error(f'there is no option {word!r}.{_nearest(word, command._options())}')
+
+def parser():
+    "The command line's parser"
+    p = _Parser(prog='fastnoisy', description='fastai and timm training that copes with wrong labels, and finds them.')
+    p.add_argument('--version', action='version', version=f'fastnoisy {fastnoisy.__version__}')
+    p.set_defaults(run=p.print_help)
+    sub = p.add_subparsers(title='commands', dest='command', metavar='COMMAND')
+    _add_demo(sub)
+    _add_audit(sub)
+    _add_bench(sub)
+    p.commands = sub.choices
+    return p
+
+def _add_command(sub, name, help, **kwargs):
+    return sub.add_parser(name, help=help, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+# %% ../nbs/cli.ipynb #709e2967
+_DEMO_EXAMPLES = '''examples:
   fastnoisy demo                                  40 % wrong labels
   fastnoisy demo --noise .2 --epochs 30           fewer wrong labels, longer
   fastnoisy demo --methods ce lilaw --seed 1      two methods, another seed
 '''
 
-def parser():
-    "The command line's parser"
-    p = argparse.ArgumentParser(prog='fastnoisy', description='fastai and timm training that copes with wrong labels, and finds them.')
-    p.add_argument('--version', action='version', version=f'fastnoisy {fastnoisy.__version__}')
-    sub = p.add_subparsers(dest='command', required=True)
-    d = sub.add_parser('demo', help='train on digits with wrong labels', epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-                       description='Train on scikit-learn\'s digits with wrong labels, compare the methods, write plots. No download.')
+def _add_demo(sub):
+    d = _add_command(
+        sub, 'demo', 'train on digits with wrong labels', epilog=_DEMO_EXAMPLES,
+        description="Train on scikit-learn's digits with wrong labels, compare the methods, write plots. No download.")
     d.add_argument('--noise', type=_rate, default=.4, help='share of wrong labels, in [0, 1) (default: 0.4)')
     d.add_argument('--epochs', type=_positive, default=15, help='default: 15')
-    d.add_argument('--methods', nargs='+', metavar='NAME', help='default: all callbacks, and some losses (ce is plain training)')
-    d.add_argument('--seed', type=int, default=0, help='of the noise, the weights and the order of the data (default: 0)')
+    d.add_argument('--methods', nargs='+', metavar='NAME',
+                   help='default: all callbacks, and some losses (ce is plain training)')
+    d.add_argument('--seed', type=int, default=0,
+                   help='of the noise, the weights and the order of the data (default: 0)')
     d.add_argument('--out', default='fastnoisy-demo', help='folder for the plots (default: ./fastnoisy-demo)')
     d.set_defaults(run=demo)
-    _add_audit(sub)
-    _add_bench(sub)
-    return p
 
 _AUDIT_EXAMPLES = '''examples:
   fastnoisy audit photos                                one sub-folder per class
@@ -154,24 +215,33 @@ _AUDIT_EXAMPLES = '''examples:
 '''
 
 def _add_audit(sub):
-    a = sub.add_parser('audit', help='find the wrong labels in a folder, a CSV or an .npz', epilog=_AUDIT_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-                       description='Train on all samples and write report.html, issues.csv (the most suspicious first) and learner.pkl. The source is never changed.')
+    a = _add_command(
+        sub, 'audit', 'find the wrong labels in a folder, a CSV or an .npz', epilog=_AUDIT_EXAMPLES,
+        description='Train on all samples and write report.html, issues.csv (the most suspicious first) '
+                    'and learner.pkl. The source is never changed.')
     a.add_argument('path', nargs='?', metavar='PATH', help='folder with one sub-folder of images per class')
     a.add_argument('--csv', metavar='FILE', help='a list of images (with --x), series (with --series) or a table')
-    a.add_argument('--x', metavar='COLUMN', help="CSV: paths of the images, relative to the CSV's folder (default: none, a table)")
+    a.add_argument('--x', metavar='COLUMN',
+                   help="CSV: paths of the images, relative to the CSV's folder (default: none, a table)")
     a.add_argument('--y', metavar='COLUMN', default='label', help='CSV: the labels (default: label)')
-    a.add_argument('--series', action='store_true', help='CSV: each row is a series, all columns but the labels are its points')
+    a.add_argument('--series', action='store_true',
+                   help='CSV: each row is a series, all columns but the labels are its points')
     a.add_argument('--npz', metavar='FILE', help='arrays images (or x, train_images) and labels (or y, train_labels)')
-    a.add_argument('--arch', help='small_cnn or the name of a timm model (default: resnet18, for images below 32 pixels small_cnn)')
+    a.add_argument('--arch', help='small_cnn or the name of a timm model '
+                   '(default: resnet18, for images below 32 pixels small_cnn)')
     a.add_argument('--epochs', type=_positive, help='default: 30, for series 60, with pretrained weights 10')
-    a.add_argument('--size', type=_positive, help='pixels of a side (default: that of the images, at most 224, with random weights 64)')
-    a.add_argument('--pretrained', action=argparse.BooleanOptionalAction, help='start from ImageNet weights, which are downloaded once (default: yes, but for small_cnn)')
-    a.add_argument('--device', help="such as cpu or cuda (default: the fastest there is)")
+    a.add_argument('--size', type=_positive,
+                   help='pixels of a side (default: that of the images, at most 224, with random weights 64)')
+    a.add_argument('--pretrained', action=argparse.BooleanOptionalAction,
+                   help='start from ImageNet weights, which are downloaded once (default: yes, but for small_cnn)')
+    a.add_argument('--device', help='such as cpu or cuda (default: the fastest there is)')
     a.add_argument('--out', default='fastnoisy-audit', help='folder for the results (default: ./fastnoisy-audit)')
     a.add_argument('--seed', type=int, default=0, help='of the weights and the order of the data (default: 0)')
-    a.add_argument('--apply', choices=['report', 'copy'], default='report', help='copy: also write a corrected copy of the CSV or .npz, or a folder of links (default: report)')
+    a.add_argument('--apply', choices=['report', 'copy'], default='report',
+                   help='copy: also write a corrected copy of the CSV or .npz, or a folder of links (default: report)')
     a.set_defaults(run=_audit)
 
+# %% ../nbs/cli.ipynb #095eeee2
 _BENCH_EXAMPLES = '''examples:
   fastnoisy bench --preset digits                       minutes on two cores, no download
   fastnoisy bench --methods ce gce also gce+also --noise symmetric:.2,.5 asymmetric:.4 --seeds 5
@@ -179,46 +249,63 @@ _BENCH_EXAMPLES = '''examples:
   fastnoisy bench --preset apl-paper --root data        CIFAR-10, ResNet-18: for a GPU
   fastnoisy bench --preset lilaw-table7 --scale cpu     an experiment of the LiLAW paper, on digits and two cores
   fastnoisy bench --report fastnoisy-bench              the report alone
-  fastnoisy bench --list                                methods, data sets, presets
+  fastnoisy bench --list                                methods, datasets, presets
 '''
 
 def _add_bench(sub):
-    b = sub.add_parser('bench', help='compare methods on kinds and rates of noise', epilog=_BENCH_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-                       description='Train each method on each noise with several seeds; write results.csv, curves.csv and report.md. Stopped at any time, the same command goes on.')
-    b.add_argument('--preset', metavar='NAME', help='an experiment, see --list: settings that the options below replace')
-    b.add_argument('--scale', metavar='cpu', help="the preset's data, network and epochs for two cores (default: those of the paper)")
-    b.add_argument('--data', nargs='+', metavar='NAME', help='data sets; breastmnist:224 has its images enlarged to 224 pixels (default: digits)')
-    b.add_argument('--noise', nargs='+', metavar='MODEL:RATES', help='such as symmetric:0,.2,.5 pair:.3 (default: symmetric:0,.2,.5,.8 asymmetric:0,.1,.25,.4)')
-    b.add_argument('--methods', nargs='+', metavar='NAME', help='such as ce gce:q=.5 gce+also (default: ce gce sce nce+rce also)')
-    b.add_argument('--seeds', type=_positive, help='how many (default: 3)')
-    b.add_argument('--seed', type=int, help='the first of them (default: 0)')
-    b.add_argument('--arch', help='small_cnn, small_cnn:2 (stride), resnet18-32, stacked-lstm or the name of a timm model, resnet18:pretrained (default: that of the data set)')
-    b.add_argument('--epochs', type=_positive, help='default: 30')
-    b.add_argument('--lr', type=float, help='highest learning rate (default: 0.003)')
-    b.add_argument('--wd', type=float, help='weight decay (default: 0.01)')
-    b.add_argument('--optimizer', help="adam, fastai's, or torch-adam, adamw, PyTorch's (default: adam)")
-    b.add_argument('--schedule', help='one-cycle, cosine, linear, steps or flat (default: one-cycle)')
-    b.add_argument('--bs', type=_positive, help='samples in a training batch (default: that of the data set)')
-    b.add_argument('--variants', nargs='+', metavar='NAME', help='plain, clean-valid (right validation labels), moved-valid, valid:.05, last-two (default: plain)')
-    b.add_argument('--detect', nargs='+', type=_positive, metavar='EPOCH', help='after these epochs, measure how well the wrong samples are found')
-    b.add_argument('--root', help='file or folder of the data set')
-    b.add_argument('--download', action='store_true', default=None, help='fetch the files of the data set if they are not there')
+    b = _add_command(
+        sub, 'bench', 'compare methods on kinds and rates of noise', epilog=_BENCH_EXAMPLES,
+        description='Train each method on each noise with several seeds; write results.csv, curves.csv and report.md. '
+                    'Stopped at any time, the same command goes on.')
+    _add_experiment(b.add_argument)
+    _add_training(b.add_argument)
+    b.add_argument('--detect', nargs='+', type=_positive, metavar='EPOCH',
+                   help='after these epochs, measure how well the wrong samples are found')
+    b.add_argument('--root', help='file or folder of the dataset')
+    b.add_argument('--download', action='store_true', default=None,
+                   help='fetch the files of the dataset if they are not there')
     b.add_argument('--jobs', type=_positive, help='processes (default: one per core, or one for a GPU)')
-    b.add_argument('--register', metavar='FILE', help='Python file that registers methods and data sets of your own')
+    b.add_argument('--register', metavar='FILE', help='Python file that registers methods and datasets of your own')
     b.add_argument('--out', default='fastnoisy-bench', help='folder for the results (default: ./fastnoisy-bench)')
     b.add_argument('--report', metavar='DIR', help='train nothing: write the report of this folder')
-    b.add_argument('--list', action='store_true', dest='names', help='show the names of methods, data sets and presets')
+    b.add_argument('--list', action='store_true', dest='names', help='show the names of methods, datasets and presets')
     b.set_defaults(run=_bench)
 
+def _add_experiment(add):
+    add('--preset', metavar='NAME', help='an experiment, see --list: settings that the options below replace')
+    add('--scale', metavar='cpu',
+        help="the preset's data, network and epochs for two cores (default: those of the paper)")
+    add('--data', nargs='+', metavar='NAME',
+        help='datasets; breastmnist:224 has its images enlarged to 224 pixels (default: digits)')
+    add('--noise', nargs='+', metavar='MODEL:RATES',
+        help='such as symmetric:0,.2,.5 pair:.3 (default: symmetric:0,.2,.5,.8 asymmetric:0,.1,.25,.4)')
+    add('--methods', nargs='+', metavar='NAME', help='such as ce gce:q=.5 gce+also (default: ce gce sce nce+rce also)')
+    add('--seeds', type=_positive, help='how many (default: 3)')
+    add('--seed', type=int, help='the first of them (default: 0)')
+    add('--variants', nargs='+', metavar='NAME',
+        help='plain, clean-valid (right validation labels), moved-valid, valid:.05, last-two (default: plain)')
+
+def _add_training(add):
+    add('--arch', help='small_cnn, small_cnn:2 (stride), resnet18-32, stacked-lstm or the name of a timm model, '
+        'resnet18:pretrained (default: that of the dataset)')
+    add('--epochs', type=_positive, help='default: 30')
+    add('--lr', type=float, help='highest learning rate (default: 0.003)')
+    add('--wd', type=float, help='weight decay (default: 0.01)')
+    add('--optimizer', help="adam, fastai's, or torch-adam, adamw, PyTorch's (default: adam)")
+    add('--schedule', help='one-cycle, cosine, linear, steps or flat (default: one-cycle)')
+    add('--bs', type=_positive, help='samples in a training batch (default: that of the dataset)')
+
+# %% ../nbs/cli.ipynb #a6063bfb
 def main(
-    argv=None, # Words of the command line; None = those the program was called with
+    argv=None, # Words of the command line; None: those the program was called with
 ):
     "The program `fastnoisy`"
     args = vars(parser().parse_args(argv))
     args.pop('command')
     run = args.pop('run')
     warnings.filterwarnings('ignore', category=FutureWarning, module='torch')
-    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace') # a name that the terminal cannot show ends nothing
+    # a name that the terminal cannot show ends nothing
+    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace')
     try: run(**args)
     except (ValueError, OSError, ImportError) as e: sys.exit(f'fastnoisy: {e}')
     except KeyboardInterrupt: sys.exit('fastnoisy: interrupted')

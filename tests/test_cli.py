@@ -3,8 +3,8 @@ import re, subprocess, sys
 import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
-from fastnoisy.all import METHODS, as_method
-from fastnoisy.noise.label_noise import as_noise
+import fastnoisy
+from fastnoisy.all import METHODS, as_method, as_noise
 from fastnoisy.cli import DEMO, demo, main, parser
 from readme import root
 
@@ -34,8 +34,12 @@ def test_demo_without_noise(tmp_path):
     assert 'n_found' not in demo(noise=0., methods=['ce'], epochs=1, out=tmp_path)[0]
 
 @pytest.mark.parametrize('args, says', [
-    (['demo', '--noise', '1.2'], 'not a rate in'), (['demo', '--noise', 'x'], 'invalid'), (['demo', '--epochs', '0'], 'not a number >= 1'),
-    (['demo', '--methods'], 'expected at least one'), (['nope'], 'invalid choice'), ([], 'required')])
+    (['demo', '--noise', '1.2'], 'not a rate in'), (['demo', '--noise', 'x'], 'not a rate in'), (['demo', '--epochs', '0'], 'not a number >= 1'),
+    (['demo', '--epochs', 'x'], "'x' is not a number >= 1"), (['demo', '--methods'], 'expected at least one'),
+    (['nope'], "fastnoisy: there is no command 'nope'. There are demo, audit, bench."), (['benhc'], 'Did you mean bench?'),
+    (['--noise', '.2'], 'begin with a command, demo, audit, bench'), (['demo', '--nosie', '.2'], "fastnoisy demo: there is no option '--nosie'. Did you mean --noise?"),
+    (['bench', '--optimiser=adam'], "there is no option '--optimiser'. Did you mean --optimizer?"), (['demo', '--quiet'], "no option '--quiet'.\n`fastnoisy demo --help` says"),
+    (['demo', 'more'], "'more' is one word too many"), (['bench', '--seed', 'x'], 'invalid int value')])
 def test_wrong_arguments(args, says, capsys):
     with pytest.raises(SystemExit) as e: main(args)
     assert e.value.code == 2 and says in capsys.readouterr().err
@@ -70,6 +74,21 @@ def test_interrupted(tmp_path, monkeypatch):
     monkeypatch.setattr('fastnoisy.benchmark.train.run_one', stop)
     with pytest.raises(SystemExit, match='interrupted'): main(['demo', '--out', str(tmp_path)])
 
+def test_alone_it_prints_help(capsys):
+    main([])
+    said = capsys.readouterr().out
+    assert said.startswith('usage: fastnoisy') and all(o in said for o in ('demo', 'audit', 'bench', '--version'))
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as e: main(['--version'])
+    assert e.value.code == 0 and capsys.readouterr().out == f'fastnoisy {fastnoisy.__version__}\n'
+
+@pytest.mark.parametrize('words', [[], ['--help'], ['--version'], ['bench', '--help'], ['bench', '--nope'], ['nope']])
+def test_nothing_large_is_imported_for_it(words):
+    code = 'import sys; from fastnoisy.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\nprint(*{"torch", "fastai", "pandas", "numpy"} & {*sys.modules})'
+    out = subprocess.run([sys.executable, '-c', code, *words], capture_output=True, text=True, check=True, cwd=root).stdout
+    assert out.splitlines()[-1] == ''
+
 def test_help_and_module():
     out = subprocess.run([sys.executable, '-m', 'fastnoisy', 'demo', '--help'], capture_output=True, text=True, check=True, cwd=root).stdout
     assert 'fastnoisy demo --methods ce lilaw' in out and '--seed' in out
@@ -81,7 +100,7 @@ def test_bench(tmp_path, capsys):
     out = tmp_path/'out'
     main(['bench', '--methods', 'ce,gce:q=.5', 'gce+also', '--noise', 'symmetric:0,.4', 'pair:.3', '--seeds', '1', '--epochs', '1', '--variants', 'clean-valid', '--jobs', '1', '--out', str(out)])
     said = capsys.readouterr().out
-    assert '9 cells, 0 of them trained before' in said and '| gce+also |' in said and 'variant clean-valid' in said
+    assert '9 trials, 0 of them trained before' in said and '| gce+also |' in said and 'variant clean-valid' in said
     assert {'results.csv', 'curves.csv', 'report.md', 'rates_1_symmetric.png', 'curves_1_pair_0.3.png'} <= {o.name for o in out.iterdir()}
     main(['bench', '--report', str(out)])
     assert '| gce:q=.5 |' in capsys.readouterr().out

@@ -1,32 +1,28 @@
 """Which labels are wrong: how well each signal tells, early and late in the training, and how accurate the model is.
 
 python benchmarks/audit/detection.py                                              scikit-learn's digits, 30 epochs
-python benchmarks/audit/detection.py --npz fashion_mnist.npz --n 10000 --epochs 25   first 10,000 training images of a file with the arrays
-                                                                          train_images, train_labels, test_images, test_labels
-[--noise symmetric:.2 symmetric:.4 symmetric:.6 symmetric:.8 pair:.2 pair:.3 pair:.4] [--seeds 3] [--jobs 2] [--out FILE.csv]
+python benchmarks/audit/detection.py --npz fashion_mnist.npz --epochs 25          10,000 training images of a file with
+                                           train_images, train_labels, test_images, test_labels
+[--noise symmetric:.2 symmetric:.4 symmetric:.6 symmetric:.8 pair:.2 pair:.3 pair:.4] [--seeds 3] [--jobs 2]
+[--out FILE.csv] [--resume]
 
-The same small CNN from scratch, Adam, one-cycle schedule with 3e-3, batch 64 (128 for --npz), noise on training and validation labels; same weights at the start, same
-labels and same order of the data in each of three trainings: plain (its evaluation loss, training loss, running loss, AUM and EL2N are all
-taken from this one run), ALSO, and ALSO with what the mixture calls noisy left out. One row per signal: ROC-AUC and average precision after the first, middle, last and
-best epoch, accuracy on the clean test set at the last and the best epoch; for the mixture its noise rate, precision and recall at .5 after the last epoch.
+The same small CNN from scratch, Adam, one-cycle schedule with 3e-3, batch 64 (128 for --npz), noise on training and
+validation labels; same weights at the start, same labels and same order of the data in each of three trainings: plain
+(its evaluation loss, training loss, running loss, AUM and EL2N are all taken from this one run), ALSO, and ALSO with
+what the mixture calls noisy left out. One row per signal: ROC-AUC and average precision after the first, middle, last
+and best epoch, accuracy on the clean test set at the last and the best epoch; for the mixture its noise rate,
+precision and recall at .5 after the last epoch.
 """
-import argparse, time, warnings
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import sys
 from functools import partial
-from itertools import product
 from pathlib import Path
-warnings.filterwarnings('ignore')
-import fastai, numpy as np, pandas as pd, torch
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from common import RESULTS, VERSIONS, Rows, arguments, data_name, images, means, measure, tasks
+import numpy as np, pandas as pd
 from fastai.callback.core import Callback
 from sklearn.metrics import average_precision_score, roc_auc_score
-import fastnoisy
-from fastnoisy.all import (ALSOCallback, BMMFilterCallback, DynamicsCallback, digits_dls, register_method, run_one,
-                           small_cnn)
-from fastnoisy.analysis.training_dynamics import SCORES
-from fastnoisy.analysis.ranking import to_quality
-from fastnoisy.noise.label_noise import as_noise
-from fastnoisy.callback.bmm import evaluation_losses
-from compare import from_npz
+from fastnoisy.all import (ALSOCallback, BMMFilterCallback, DynamicsCallback, SCORES, as_noise, evaluation_losses,
+                           register_method, run_one, small_cnn, to_quality)
 
 class Detection(Callback):
     "After each epoch the AUC and the average precision of each signal"
@@ -36,7 +32,9 @@ class Detection(Callback):
         for name,f in self.signals.items():
             quality = f(self.learn)
             known = ~np.isnan(quality)
-            self.rows.append(dict(signal=name, epoch=self.epoch, auc=roc_auc_score(wrong[known], -quality[known]), ap=average_precision_score(wrong[known], -quality[known])))
+            scores = wrong[known],-quality[known]
+            auc,ap = roc_auc_score(*scores),average_precision_score(*scores)
+            self.rows.append(dict(signal=name, epoch=self.epoch, auc=auc, ap=ap))
 
 DYNAMIC = ['loss', 'running_loss', 'aum', 'el2n']
 def dynamic(name, learn): return to_quality(learn.dynamics.scores()[name], SCORES[name].high)
@@ -48,42 +46,34 @@ RUNS = dict(plain=lambda: [DynamicsCallback(DYNAMIC), Detection(PLAIN)],
             also_drop=lambda: [ALSOCallback(), BMMFilterCallback('also', 'drop'), Detection(dict(also_drop=weight))])
 for name,cbs in RUNS.items(): register_method(name, lambda cbs=cbs: dict(cbs=cbs()), '')
 
-def experiment(args, noise, seed, run):
+def row_of(base, signal, o):
+    at = dict(first=0, middle=len(o)//2, last=len(o)-1, best=int(o.auc.argmax()))
+    scores = {f'{v}_{k}': o[v].iloc[i] for v in ('auc', 'ap') for k,i in at.items()}
+    return {**base, 'signal': signal, **scores, **VERSIONS}
+
+def experiment(args, noise, seed, training):
     "One training: its rows"
-    torch.set_num_threads(1)
-    if args.npz: dls,stride = from_npz(args.npz, args.n, as_noise(noise), seed),2
-    else: dls,stride = digits_dls(noise=as_noise(noise), seed=seed, device='cpu'),1
-    learn,row = run_one(dls, partial(small_cnn, dls.n_channels, dls.c, stride), run, args.epochs, seed=seed)
-    base = dict(data=args.npz.stem if args.npz else 'digits', noise=noise, actual_rate=dls.noise.actual_rate, seed=seed, training=run, epochs=args.epochs,
-                accuracy_last=row['last'], accuracy_best=row['best'], seconds=row['seconds'])
-    if hasattr(learn, 'bmm'): base.update(noise_rate=learn.bmm.noise_rate, precision=learn.bmm.bmm_precision, recall=learn.bmm.bmm_recall)
-    rows = []
-    for signal,o in pd.DataFrame(learn.detection.rows).groupby('signal', sort=False):
-        at = dict(first=0, middle=len(o)//2, last=len(o)-1, best=int(o.auc.argmax()))
-        rows.append({**base, 'signal': signal, **{f'{v}_{k}': o[v].iloc[i] for v in ('auc', 'ap') for k,i in at.items()},
-                     'fastnoisy': fastnoisy.__version__, 'torch': torch.__version__, 'fastai': fastai.__version__})
-    return rows
+    dls = images(args, as_noise(noise), seed)
+    model = partial(small_cnn, dls.n_channels, dls.c, 2 if args.npz else 1)
+    learn,row = run_one(dls, model, training, args.epochs, seed=seed)
+    base = dict(data=data_name(args), noise=noise, actual_rate=dls.noise.actual_rate, seed=seed, training=training,
+                epochs=args.epochs, accuracy_last=row['last'], accuracy_best=row['best'], seconds=row['seconds'])
+    if hasattr(learn, 'bmm'):
+        bmm = learn.bmm
+        base.update(noise_rate=bmm.noise_rate, precision=bmm.bmm_precision, recall=bmm.bmm_recall)
+    groups = pd.DataFrame(learn.detection.rows).groupby('signal', sort=False)
+    return [row_of(base, *o) for o in groups]
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--npz', type=Path)
-    p.add_argument('--n', type=int, default=10_000)
-    p.add_argument('--noise', nargs='+', default=[*(f'symmetric:.{i}' for i in (2, 4, 6, 8)), *(f'pair:.{i}' for i in (2, 3, 4))])
-    p.add_argument('--seeds', type=int, default=3)
-    p.add_argument('--epochs', type=int, default=30)
-    p.add_argument('--jobs', type=int, default=2)
-    p.add_argument('--out', type=Path)
+    p = arguments(__doc__, seeds=3, epochs=30, jobs=2, npz=True)
+    noises = [*(f'symmetric:.{i}' for i in (2, 4, 6, 8)), *(f'pair:.{i}' for i in (2, 3, 4))]
+    p.add_argument('--noise', nargs='+', default=noises)
     args = p.parse_args()
-    out = args.out or Path(__file__).parents[1]/f'results/detection_{args.npz.stem if args.npz else "digits"}.csv'
-    rows,start = [],time.time()
-    with ProcessPoolExecutor(args.jobs) as pool:
-        jobs = [pool.submit(experiment, args, *o) for o in product(args.noise, range(args.seeds), RUNS)]
-        for i,job in enumerate(as_completed(jobs)):
-            rows += job.result()
-            pd.DataFrame(rows).sort_values(['noise', 'seed', 'training', 'signal']).round(5).to_csv(out, index=False)
-            print(f'{i+1} of {len(jobs)}, {time.time()-start:.0f} s', flush=True)
-    columns = ['auc_first', 'auc_middle', 'auc_last', 'auc_best', 'ap_last', 'accuracy_last', 'accuracy_best', 'noise_rate', 'precision', 'recall']
-    table = pd.DataFrame(rows).groupby(['noise', 'training', 'signal'])[columns].agg(['mean', 'std'])
-    print(table.round(3).to_string())
+    name = data_name(args)
+    rows = Rows(args.out or RESULTS/f'detection_{name}.csv', args.resume, data=name, epochs=args.epochs)
+    measure(experiment, args, tasks(noise=args.noise, seed=range(args.seeds), training=RUNS), rows)
+    rows.sort('noise', 'seed', 'training', 'signal')
+    columns = [*(f'auc_{o}' for o in ('first', 'middle', 'last', 'best')), 'ap_last', 'accuracy_last', 'accuracy_best']
+    means(rows, ['noise', 'training', 'signal'], [*columns, 'noise_rate', 'precision', 'recall'])
 
 if __name__ == '__main__': main()

@@ -1,32 +1,33 @@
 """Cost of each loss, forward and backward, relative to fastai's cross-entropy.
 
-    python benchmarks/losses/losses.py [--batch 256] [--classes 1000] [--repeats 300] [--threads N] [--compile] [--out FILE.csv]
+    python benchmarks/losses/losses.py [--batch 256] [--classes 1000] [--repeats 300] [--threads N] [--compile]
+    [--out FILE.csv]
 
-A measurement is a pair: the loss and `CrossEntropyLossFlat` on the same logits, one after the other in alternating order. The table gives the
-median time of each and the median of the ratios of the pairs. GJS takes two predictions, and is compared with two cross-entropies
-and, in a row of its own, with one.
-With `--threads 1` CPU time is measured, which other processes disturb less; otherwise wall time.
+A measurement is a pair: the loss and `CrossEntropyLossFlat` on the same logits, one after the other in alternating
+order. The table gives the median time of each and the median of the ratios of the pairs. GJS takes two predictions,
+and is compared with two cross-entropies and, in a row of its own, with one. With `--threads 1` processor time is
+measured, which other processes disturb less; otherwise wall time.
 
-On Linux the C library hands freed memory back to the system until a process has freed a larger block once, and asking for it again costs more than the
-arithmetic. Any real model does that with its activations; here it is done on purpose."""
-import argparse
-import csv
-import platform
-import statistics
-import time
-import warnings
-
-warnings.filterwarnings('ignore', category=FutureWarning)
-import torch
+On Linux the C library hands freed memory back to the system until a process has freed a larger block once, and asking
+for it again costs more than the arithmetic. Any real model does that with its activations; here it is done on
+purpose.
+"""
+import platform, statistics, sys, time
+from pathlib import Path
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from common import arguments
+import pandas as pd, torch
 from fastai.losses import CrossEntropyLossFlat, FocalLossFlat, LabelSmoothingCrossEntropyFlat
 from fastnoisy.losses import *
 
 LOSSES = {
-    'fastai FocalLossFlat': FocalLossFlat(), 'fastai LabelSmoothing...Flat': LabelSmoothingCrossEntropyFlat(),
+    'fastai FocalLossFlat': FocalLossFlat(),
+    'fastai LabelSmoothing...Flat': LabelSmoothingCrossEntropyFlat(),
     'CELoss': CELoss(), 'CELoss(smoothing=.1)': CELoss(smoothing=.1), 'AlphaFocalLoss': AlphaFocalLoss(),
     'BootstrappingLoss': BootstrappingLoss(), 'BootstrappingLoss(hard=True)': BootstrappingLoss(hard=True),
     'MAELoss': MAELoss(), 'RCELoss': RCELoss(), 'SCELoss': SCELoss(), 'GCELoss': GCELoss(),
-    'NCELoss': NCELoss(), 'NFLLoss': NFLLoss(), 'NFLLoss(gamma=2)': NFLLoss(gamma=2), 'NFLLoss(detach=True)': NFLLoss(detach=True),
+    'NCELoss': NCELoss(), 'NFLLoss': NFLLoss(), 'NFLLoss(gamma=2)': NFLLoss(gamma=2),
+    'NFLLoss(detach=True)': NFLLoss(detach=True),
     'NGCELoss': NGCELoss(), 'NMAELoss': NMAELoss(),
     'NCEMAELoss': NCEMAELoss(), 'NCERCELoss': NCERCELoss(), 'NFLMAELoss': NFLMAELoss(), 'NFLRCELoss': NFLRCELoss(),
     'JSLoss': JSLoss(), 'GJSLoss (2 predictions)': GJSLoss(), 'GJSLoss (2), against one CE': GJSLoss(),
@@ -60,37 +61,39 @@ def measure(loss_func, reference, logits, targets, repeats):
         order = (loss_func, reference) if i % 2 else (reference, loss_func)
         times = [seconds(f, logits, targets) for f in order]
         pairs.append(times if i % 2 else times[::-1])
-    return (*(1e3*statistics.median(o) for o in zip(*pairs)), statistics.median(a/b for a,b in pairs))
+    ms,reference_ms = (1e3*statistics.median(o) for o in zip(*pairs))
+    return ms,reference_ms,statistics.median(a/b for a,b in pairs)
+
+def reference_of(name):
+    if 'GJS' not in name: return CrossEntropyLossFlat()
+    return one_cross_entropy if 'one CE' in name else two_cross_entropies
+
+def row_of(name, loss_func, views, targets, args):
+    logits,reference = views if 'GJS' in name else views[:1],reference_of(name)
+    ms,ce_ms,ratio = measure(loss_func, reference, logits, targets, args.repeats)
+    row = dict(loss=name, ms=round(ms, 3), ce_ms=round(ce_ms, 3), ratio=round(ratio, 2), compiled_ratio='',
+               batch=args.batch, classes=args.classes, threads=torch.get_num_threads(), torch=torch.__version__)
+    if args.compile and 'fastai' not in name:
+        torch._dynamo.reset()
+        row['compiled_ratio'] = round(measure(torch.compile(loss_func), reference, logits, targets, args.repeats)[2], 2)
+    print(f"{name:30} {ms:8.3f} {ce_ms:8.3f} {ratio:6.2f} {row['compiled_ratio']:>9}", flush=True)
+    return row
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name,default in dict(batch=256, classes=1000, repeats=300, threads=0).items(): parser.add_argument(f'--{name}', type=int, default=default)
-    parser.add_argument('--compile', action='store_true', help='measure torch.compile of each loss too (eager reference)')
-    parser.add_argument('--out', help='write the table here')
-    args = parser.parse_args()
+    p = arguments(__doc__, resume=False)
+    defaults = dict(batch=256, classes=1000, repeats=300, threads=0)
+    for name,default in defaults.items(): p.add_argument(f'--{name}', type=int, default=default)
+    p.add_argument('--compile', action='store_true', help='measure torch.compile of each loss too (eager reference)')
+    args = p.parse_args()
     if args.threads: torch.set_num_threads(args.threads)
     torch.ones(4_000_000) # 16 MB, freed: see above
     gen = torch.Generator().manual_seed(0)
-    views = [(3*torch.randn(args.batch, args.classes, generator=gen)).requires_grad_() for _ in range(2)]
+    shape = args.batch,args.classes
+    views = [(3*torch.randn(*shape, generator=gen)).requires_grad_() for _ in range(2)]
     targets = torch.randint(0, args.classes, (args.batch,), generator=gen)
-    print(f"logits ({args.batch}, {args.classes}), torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}")
-    rows = []
+    print(f'logits {shape}, torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}')
     print(f"{'loss':30} {'ms':>8} {'CE ms':>8} {'ratio':>6}" + (f" {'compiled':>9}" if args.compile else ''))
-    for name,loss_func in LOSSES.items():
-        logits = views if 'GJS' in name else views[:1]
-        reference = CrossEntropyLossFlat() if len(logits) == 1 else one_cross_entropy if 'one CE' in name else two_cross_entropies
-        ms,ce_ms,ratio = measure(loss_func, reference, logits, targets, args.repeats)
-        row = dict(loss=name, ms=round(ms, 3), ce_ms=round(ce_ms, 3), ratio=round(ratio, 2), compiled_ratio='', batch=args.batch, classes=args.classes,
-                   threads=torch.get_num_threads(), torch=torch.__version__)
-        if args.compile and 'fastai' not in name:
-            torch._dynamo.reset()
-            row['compiled_ratio'] = round(measure(torch.compile(loss_func), reference, logits, targets, args.repeats)[2], 2)
-        print(f"{name:30} {ms:8.3f} {ce_ms:8.3f} {ratio:6.2f} {row['compiled_ratio']:>9}", flush=True)
-        rows.append(row)
-    if args.out:
-        with open(args.out, 'w', newline='') as f:
-            table = csv.DictWriter(f, rows[0])
-            table.writeheader()
-            table.writerows(rows)
+    rows = [row_of(name, loss_func, views, targets, args) for name,loss_func in LOSSES.items()]
+    if args.out: pd.DataFrame(rows).to_csv(args.out, index=False)
 
 if __name__ == '__main__': main()

@@ -1,20 +1,24 @@
 """Cost of ALSO: its modes against plain training, and its own part of a step as the number of samples grows.
 
-python benchmarks/speed/also_cost.py [--n 50000] [--sizes 10000 100000 1000000 10000000] [--arch resnet18] [--size 64] [--bs 64] [--steps 6] [--rounds 9]
+python benchmarks/speed/also_cost.py [--n 50000] [--sizes 10000 100000 1000000 10000000]
+[--arch resnet18] [--size 64] [--bs 64] [--steps 6] [--rounds 9] [--out FILE.csv]
 
-Rows `mode ...`: a training step as in step.py with --n weights, against plain training in the same run (median, smallest and largest ratio over the
-rounds). The images are few; each of them stands for one of the --n weights, and the horizon is as long as 10 epochs of --n samples are.
+Rows `mode ...`: a training step as in step.py with --n weights, against plain training in the same run (median,
+smallest and largest ratio over the rounds). The images are few; each of them stands for one of the --n weights, and
+the horizon is as long as 10 epochs of --n samples are.
 
-Rows `weights of N`: what ALSO adds to a step, looking up the weights of a batch and moving them, for each N in --sizes: the median in microseconds,
-alone and with its share of the sums over all N, which are added up anew every so many steps. `ratio` is the whole step (plain step and this) against that at
-the first size.
+Rows `weights of N`: what ALSO adds to a step, looking up the weights of a batch and moving them, for each N in
+--sizes: the median in microseconds, alone and with its share of the sums over all N, which are added up anew every so
+many steps. `ratio` is the whole step (plain step and this) against that at the first size.
 """
-import math, time
+import math, sys, time
+from pathlib import Path
 from statistics import median
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from speed.step import ratios, step_arguments
 import pandas as pd, torch
 from fastnoisy.all import ALSOCallback, register_method
 from fastnoisy.callback.also import ALSOWeights, MODES
-from step import arguments, ratios
 
 HORIZON,TEMPERATURE = 10,.25
 
@@ -23,7 +27,8 @@ def modes(args):
     n = args.bs*args.steps
     for mode in MODES:
         groups,horizon = torch.linspace(0, args.n-1, n).long(),HORIZON*args.n/n
-        register_method(f'mode {mode}', lambda mode=mode: dict(cbs=ALSOCallback(groups=groups, horizon=horizon, mode=mode)), '')
+        options = dict(groups=groups, horizon=horizon, mode=mode)
+        register_method(f'mode {mode}', lambda o=options: dict(cbs=ALSOCallback(**o)), '')
     for row in ratios([f'mode {o}' for o in MODES], args): yield dict(row, n=args.n)
 
 def microseconds(n, bs, steps=2000, seed=0):
@@ -46,8 +51,7 @@ def microseconds(n, bs, steps=2000, seed=0):
     return 1e6*median(times), 1e6*(median(times) + median(add_up)*per_step)
 
 def main():
-    p = arguments('also_cost.csv')
-    p.description = __doc__
+    p = step_arguments(__doc__, 'also_cost.csv')
     p.add_argument('--n', type=int, default=50_000)
     p.add_argument('--sizes', type=int, nargs='+', default=[10**k for k in range(4, 8)])
     args = p.parse_args()
@@ -56,7 +60,9 @@ def main():
     for n in args.sizes:
         alone,all_in = microseconds(n, args.bs)
         first = first or plain + all_in
-        rows.append(dict(method=f'weights of {n}', n=n, also_us=round(alone, 1), with_sums_us=round(all_in, 1), ratio=round((plain + all_in)/first, 3)))
+        ratio = round((plain + all_in)/first, 3)
+        times = dict(also_us=round(alone, 1), with_sums_us=round(all_in, 1))
+        rows.append(dict(method=f'weights of {n}', n=n, **times, ratio=ratio))
     df = pd.DataFrame(rows)
     df.to_csv(args.out, index=False)
     print(df.to_string(index=False))

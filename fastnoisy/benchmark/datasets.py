@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'CIFAR10_STATS', 'MEDMNIST', 'DataSet', 'register_dataset', 'mnist_arrays', 'cifar_arrays', 'split_valid',
-           'sets_of_digits', 'mnist_dls', 'cifar_dls', 'ecg_dls']
+           'split_digits_dls', 'mnist_dls', 'cifar_dls', 'ecg_dls']
 
 # %% ../../nbs/benchmark/datasets.ipynb #518f0f33
 import gzip, pickle
@@ -25,7 +25,8 @@ from ..noise.label_noise import as_generator
 class DataSet:
     "Data to compare methods on"
     name:str # Short name, as on the command line
-    make:callable # Function of `bs` and of its own options (such as `root`, the folder of its files) to `DataLoaders` with clean labels and `.test`
+    # Function of `bs` and of its own options (such as `root`, the folder of its files) to `DataLoaders` with clean labels and `.test`
+    make:callable
     summary:str # One line
     arch:object='small_cnn' # What is trained where nothing else is said: a name in `ARCHS`, a timm name, or a function of the `DataLoaders`
     class_map:object=None # Which class is mistaken for which: that of the noise model `asymmetric`
@@ -35,13 +36,13 @@ DATASETS = {}
 
 def register_dataset(
     name:str, # Short name, as on the command line
-    make:callable, # Function of `bs` and of its own options (such as `root`, the folder of its files) to `DataLoaders` with clean labels and `.test`
+    make:callable, # Function of `bs` and of its own options (such as `root`) to `DataLoaders` with clean labels and `.test`
     summary:str, # One line
     arch='small_cnn', # What is trained where nothing else is said: a name in `ARCHS`, a timm name, or a function of the `DataLoaders`
     class_map=None, # Which class is mistaken for which: that of the noise model `asymmetric`
     needs:str='', # What must be there, such as files
 ):
-    "Enter a data set in the table `DATASETS`, in place of one with the same name"
+    "Enter a dataset in the table `DATASETS`, in place of one with the same name"
     DATASETS[name] = DataSet(name, make, summary, arch, class_map, needs)
 
 # %% ../../nbs/benchmark/datasets.ipynb #46a2f911
@@ -55,10 +56,19 @@ def _read_idx(file):
     shape = np.frombuffer(data, '>i4', count=data[3], offset=4)
     return np.frombuffer(data, np.uint8, offset=4 + 4*data[3]).reshape(shape)
 
+def _packed_or_not(file): return next((o for o in (file, file.with_name(f'{file.name}.gz')) if o.is_file()), None)
+
+def _where_mnist(name, root):
+    files = ', '.join(o + '.gz' for o in _IDX)
+    return (f'{name} is not in {root}. Put there {_NPZ[name]}, with the arrays train_images, train_labels, '
+            f'test_images, test_labels, or the four files {files} of {_IDX_SOURCE[name]}, '
+            'and name the folder as root (--root); '
+            'or use download (--download).')
+
 @lru_cache(1)
 def mnist_arrays(
     name:str='MNIST', # 'MNIST' or 'FashionMNIST'
-    root:str='data', # An .npz file, or the folder of mnist.npz, fashion_mnist.npz or of the four IDX files (packed or not; also in MNIST/raw, FashionMNIST/raw)
+    root:str='data', # An .npz file, or the folder of mnist.npz, fashion_mnist.npz or the four IDX files, packed or not
     download:bool=False, # Fetch them if they are not there, with torchvision?
 )->list: # Training images (60000,28,28) of uint8, labels (60000,), test images (10000,28,28), labels
     "MNIST or FashionMNIST; a `FileNotFoundError` that says which file to put where"
@@ -67,16 +77,17 @@ def mnist_arrays(
     if npz.is_file():
         with np.load(npz) as d: return [d[f'{part}_{o}'] for part in ('train', 'test') for o in ('images', 'labels')]
     for folder in (root/name/'raw', root):
-        files = [next((o for o in (folder/part, folder/f'{part}.gz') if o.is_file()), None) for part in _IDX]
+        files = [_packed_or_not(folder/part) for part in _IDX]
         if all(files): return [_read_idx(o) for o in files]
-    if not download: raise FileNotFoundError(
-        f'{name} is not in {root}. Put there {_NPZ[name]}, with the arrays train_images, train_labels, test_images, test_labels, or the four files '
-        f'{", ".join(o + ".gz" for o in _IDX)} of {_IDX_SOURCE[name]}, and name the folder as root (--root); or use download (--download).')
+    if not download: raise FileNotFoundError(_where_mnist(name, root))
     import torchvision.datasets
     getattr(torchvision.datasets, name)(root, download=True)
     return mnist_arrays(name, str(root))
 
-_CIFAR = {10: ('cifar-10-batches-py', 'cifar-10-batches-bin', 'cifar-10'), 100: ('cifar-100-python', 'cifar-100-binary', 'cifar-100')} # folders, and the name of the archives
+# %% ../../nbs/benchmark/datasets.ipynb #d2bf695e
+_CIFAR = { # folders, and the name of the archives
+    10: ('cifar-10-batches-py', 'cifar-10-batches-bin', 'cifar-10'),
+    100: ('cifar-100-python', 'cifar-100-binary', 'cifar-100')}
 
 def _cifar_part(file, n_classes):
     "Images (N,32,32,3) and labels (N,) of one file, in the format for Python or the binary one"
@@ -89,19 +100,23 @@ def _cifar_part(file, n_classes):
         labels,pixels = batch[b'labels' if n_classes == 10 else b'fine_labels'],batch[b'data']
     return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy(),np.array(labels, dtype=np.int64)
 
+def _where_cifar(n_classes, root):
+    python,binary,name = _CIFAR[n_classes]
+    return (f'CIFAR-{n_classes} is not in {root}. Unpack there {name}-python.tar.gz or {name}-binary.tar.gz of '
+            f'www.cs.toronto.edu/~kriz/cifar.html, which make the folders {python} and {binary}, and name the folder '
+            'they are in as root (--root); or use download (--download).')
+
 @lru_cache(1)
 def cifar_arrays(
     n_classes:int=10, # 10 or 100
-    root:str='data', # The folder of cifar-10-batches-py or cifar-10-batches-bin (cifar-100-python, cifar-100-binary), or one of these
+    root:str='data', # The folder of cifar-10-batches-py or -bin (cifar-100-python, cifar-100-binary), or one of these
     download:bool=False, # Fetch them if they are not there, with torchvision?
 )->list: # Training images (50000,32,32,3) of uint8, labels (50000,), test images (10000,32,32,3), labels
     "CIFAR-10 or CIFAR-100 in the official order; a `FileNotFoundError` that says which files to put where"
-    root,(python,binary,name) = Path(root).expanduser(),_CIFAR[n_classes]
+    root,(python,binary,_) = Path(root).expanduser(),_CIFAR[n_classes]
     first = 'data_batch_1*' if n_classes == 10 else 'train*'
     folder = next((o for o in (root, root/python, root/binary) if list(o.glob('test*')) and list(o.glob(first))), None)
-    if folder is None and not download: raise FileNotFoundError(
-        f'CIFAR-{n_classes} is not in {root}. Unpack there {name}-python.tar.gz or {name}-binary.tar.gz of www.cs.toronto.edu/~kriz/cifar.html, which make the folders '
-        f'{python} and {binary}, and name the folder they are in as root (--root); or use download (--download).')
+    if folder is None and not download: raise FileNotFoundError(_where_cifar(n_classes, root))
     if folder is None:
         import torchvision.datasets
         getattr(torchvision.datasets, f'CIFAR{n_classes}')(root, download=True)
@@ -121,7 +136,7 @@ def split_valid(
     train,valid = np.split(order, [len(order) - round(share*len(order))])
     return (images[train], labels[train]),(images[valid], labels[valid])
 
-def sets_of_digits(valid_share=None, **options):
+def split_digits_dls(valid_share=None, **options):
     "scikit-learn's digits; with `valid_share` such a share of the training and validation samples to validate on"
     if valid_share is None: return digits_dls(**options)
     *pool,test = digits_splits()
@@ -131,30 +146,47 @@ def sets_of_digits(valid_share=None, **options):
 def mnist_dls(name='MNIST', n=60_000, valid_share=.15, bs=128, root='data', download=False):
     "The first `n` training images of MNIST or FashionMNIST, 15 % of them to validate on, and all test images"
     x,y,*test = mnist_arrays(name, str(root), download)
-    return array_dls(*split_valid(x[:n], y[:n].astype(np.int64), valid_share), (test[0], test[1].astype(np.int64)), bs=bs, val_bs=512, rgb=False)
+    train,valid = split_valid(x[:n], y[:n].astype(np.int64), valid_share)
+    return array_dls(train, valid, (test[0], test[1].astype(np.int64)), bs=bs, val_bs=512, rgb=False)
 
 CIFAR10_STATS = (.4914, .4822, .4465),(.2023, .1994, .2010) # mean and standard deviation as Kathuria gives them
 
 def cifar_dls(n_classes=10, n=50_000, valid_share=.15, bs=128, root='data', download=False):
-    "CIFAR-10 or CIFAR-100, normalised, 15 % of the training images to validate on: 42,500, 7,500 and 10,000 images, or fewer to train on"
+    "CIFAR-10 or CIFAR-100, normalised, 15 % of the first `n` training images to validate on, and all test images"
     x,y,*test = cifar_arrays(n_classes, str(root), download)
-    vocab = _CIFAR10 if n_classes == 10 else range(n_classes)
-    return array_dls(*split_valid(x[:n], y[:n], valid_share), tuple(test), vocab=list(map(str, vocab)), bs=bs, val_bs=512, batch_tfms=Normalize.from_stats(*CIFAR10_STATS))
+    vocab = list(map(str, _CIFAR10 if n_classes == 10 else range(n_classes)))
+    train,valid = split_valid(x[:n], y[:n], valid_share)
+    return array_dls(train, valid, tuple(test), vocab=vocab, bs=bs, val_bs=512,
+                     batch_tfms=Normalize.from_stats(*CIFAR10_STATS))
 
 def ecg_dls(valid_share=.2, bs=512, root=None, download=False):
     "ECG5000 with the archive's split, a fifth of its training part to validate on"
     return ecg5000_dls(valid_pct=valid_share, bs=bs, val_bs=4500, root=root, download=download)
 
 _CIFAR10 = 'airplane automobile bird cat deer dog frog horse ship truck'.split()
-MEDMNIST = 'pathmnist dermamnist octmnist pneumoniamnist breastmnist bloodmnist tissuemnist organamnist organcmnist organsmnist'.split() # with one class per image and no order
+# with one class per image and no order
+MEDMNIST = ('pathmnist dermamnist octmnist pneumoniamnist breastmnist bloodmnist tissuemnist '
+            'organamnist organcmnist organsmnist').split()
 _MNIST,_FASHION = (f'{_NPZ[o]} or the four IDX files' for o in ('MNIST', 'FashionMNIST'))
 _C10,_C100 = (f'{_CIFAR[o][0]} or {_CIFAR[o][1]}' for o in (10, 100))
-register_dataset('digits', sets_of_digits, "scikit-learn's 1,797 digits of 8 x 8 pixels: 1,078, 269 and 450", class_map='mnist')
+_fashion,_fashion10k = partial(mnist_dls, 'FashionMNIST'),partial(mnist_dls, 'FashionMNIST', 10_000)
+
+# %% ../../nbs/benchmark/datasets.ipynb #630e1c88
+register_dataset('digits', split_digits_dls, "scikit-learn's 1,797 digits of 8 x 8 pixels: 1,078, 269 and 450",
+                 class_map='mnist')
 register_dataset('mnist', mnist_dls, 'MNIST, 28 x 28 pixels: 51,000, 9,000 and 10,000', 'small_cnn:2', 'mnist', _MNIST)
-register_dataset('fashion', partial(mnist_dls, 'FashionMNIST'), 'FashionMNIST, 28 x 28 pixels: 51,000, 9,000 and 10,000', 'small_cnn:2', 'fashion_mnist', _FASHION)
-register_dataset('fashion10k', partial(mnist_dls, 'FashionMNIST', 10_000), "FashionMNIST's first 10,000: 8,500, 1,500 and 10,000", 'small_cnn:2', 'fashion_mnist', _FASHION)
-register_dataset('cifar10', cifar_dls, 'CIFAR-10, 32 x 32 pixels: 42,500, 7,500 and 10,000', 'resnet18-32', 'cifar10', _C10)
-register_dataset('cifar10k', partial(cifar_dls, n=10_000), "CIFAR-10's first 10,000: 8,500, 1,500 and 10,000", 'small_cnn:2', 'cifar10', _C10)
-register_dataset('cifar100', partial(cifar_dls, 100), 'CIFAR-100, 32 x 32 pixels: 42,500, 7,500 and 10,000', 'resnet18-32', needs=_C100)
-for _name in MEDMNIST: register_dataset(_name, partial(medmnist_dls, _name, download=False), 'MedMNIST, 28 x 28 pixels, its own split', 'resnet18', needs=f'{_name}.npz')
-register_dataset('ecg5000', ecg_dls, '5,000 heartbeats of 140 points, five classes: 400, 100 and 4,500', 'stacked-lstm', needs='the folder ECG5000 of the UCR archive')
+register_dataset('fashion', _fashion, 'FashionMNIST, 28 x 28 pixels: 51,000, 9,000 and 10,000', 'small_cnn:2',
+                 'fashion_mnist', _FASHION)
+register_dataset('fashion10k', _fashion10k, "FashionMNIST's first 10,000: 8,500, 1,500 and 10,000", 'small_cnn:2',
+                 'fashion_mnist', _FASHION)
+register_dataset('cifar10', cifar_dls, 'CIFAR-10, 32 x 32 pixels: 42,500, 7,500 and 10,000', 'resnet18-32',
+                 'cifar10', _C10)
+register_dataset('cifar10k', partial(cifar_dls, n=10_000), "CIFAR-10's first 10,000: 8,500, 1,500 and 10,000",
+                 'small_cnn:2', 'cifar10', _C10)
+register_dataset('cifar100', partial(cifar_dls, 100), 'CIFAR-100, 32 x 32 pixels: 42,500, 7,500 and 10,000',
+                 'resnet18-32', needs=_C100)
+for _name in MEDMNIST:
+    register_dataset(_name, partial(medmnist_dls, _name, download=False), 'MedMNIST, 28 x 28 pixels, its own split',
+                     'resnet18', needs=f'{_name}.npz')
+register_dataset('ecg5000', ecg_dls, '5,000 heartbeats of 140 points, five classes: 400, 100 and 4,500', 'stacked-lstm',
+                 needs='the folder ECG5000 of the UCR archive')

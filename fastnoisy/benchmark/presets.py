@@ -12,24 +12,31 @@ from .datasets import MEDMNIST
 _SIX = ['ce', 'focal', 'exp-ce', 'exp-focal', 'apl-nce-mae', 'apl-nfl-mae']
 _PAPER_NOISE = ['symmetric:0,.2,.5,.8', 'asymmetric:0,.1,.25,.4']
 PRESETS = {
-    'digits': dict(data='digits', noise=_PAPER_NOISE, methods=['ce', 'gce', 'sce', 'nce+rce', 'also'], seeds=3, epochs=30),
-    'fashion10k': dict(data='fashion10k', noise=['symmetric:.5', 'asymmetric:.25'], methods=['ce', 'gce', 'also'], seeds=2, epochs=12),
-    'apl-paper': dict(data='cifar10', noise=_PAPER_NOISE, methods=_SIX, seeds=1, seed=42, arch='resnet18-32', epochs=30, lr=.01, wd=5e-4, optimizer='adamw',
-                      schedule='cosine', bs=128),
+    'digits': dict(data='digits', noise=_PAPER_NOISE, methods=['ce', 'gce', 'sce', 'nce+rce', 'also'],
+                   seeds=3, epochs=30),
+    'fashion10k': dict(data='fashion10k', noise=['symmetric:.5', 'asymmetric:.25'], methods=['ce', 'gce', 'also'],
+                       seeds=2, epochs=12),
+    'apl-paper': dict(data='cifar10', noise=_PAPER_NOISE, methods=_SIX, seeds=1, seed=42, arch='resnet18-32', epochs=30,
+                      lr=.01, wd=5e-4, optimizer='adamw', schedule='cosine', bs=128),
 }
 
 # %% ../../nbs/benchmark/presets.ipynb #58519158
 _TWO = ['ce', 'lilaw']
-_VIT = dict(data='cifar100:224', methods=_TWO, seeds=3, variants=['plain', 'last-two'], arch='vit_base_patch16_224.augreg_in21k:pretrained', epochs=10, lr=2e-4, wd=0., bs=16,
+_VIT = dict(data='cifar100:224', methods=_TWO, seeds=3, variants=['plain', 'last-two'],
+            arch='vit_base_patch16_224.augreg_in21k:pretrained', epochs=10, lr=2e-4, wd=0., bs=16,
             optimizer='torch-adam', schedule='linear')
-_TERMS = ["lilaw:terms=('alpha','beta')", "lilaw:terms=('alpha','delta')", "lilaw:terms=('beta','delta')", 'lilaw:terms=alpha', 'lilaw:terms=beta', 'lilaw:terms=delta']
+_TERMS = ["lilaw:terms=('alpha','beta')", "lilaw:terms=('alpha','delta')", "lilaw:terms=('beta','delta')",
+          'lilaw:terms=alpha', 'lilaw:terms=beta', 'lilaw:terms=delta']
 _HALF = ['symmetric:0,.5']
-_NOISE_TYPES = ['symmetric:.5', 'dirichlet:.5', 'instance:.5', 'adjacent:.5', 'far-ood:.5', 'domain-shift:.5', 'covariate-shift:.5', 'zoom-shift:.5', 'crop-shift:.5']
+_NOISE_TYPES = ['symmetric:.5', 'dirichlet:.5', 'instance:.5', 'adjacent:.5', 'far-ood:.5',
+                'domain-shift:.5', 'covariate-shift:.5', 'zoom-shift:.5', 'crop-shift:.5']
 PRESETS |= {
     'lilaw-table1': dict(_VIT, noise=_NOISE_TYPES),
-    'lilaw-table2': dict(data=[f'{o}:224' for o in MEDMNIST], noise=['symmetric:0,.1,.2,.3,.4,.5'], methods=_TWO, seeds=3, arch='resnet18.a1_in1k:pretrained', epochs=100, lr=1e-4, wd=0., bs=128,
+    'lilaw-table2': dict(data=[f'{o}:224' for o in MEDMNIST], noise=['symmetric:0,.1,.2,.3,.4,.5'], methods=_TWO,
+                         seeds=3, arch='resnet18.a1_in1k:pretrained', epochs=100, lr=1e-4, wd=0., bs=128,
                          optimizer='torch-adam', schedule='steps'),
-    'lilaw-table3': dict(data='ecg5000', noise=['none'], methods=['ce', 'lilaw', 'gce', 'also', 'confidence'], seeds=3, epochs=500, lr=1e-3, wd=0., bs=512, optimizer='torch-adam', schedule='flat'),
+    'lilaw-table3': dict(data='ecg5000', noise=['none'], methods=['ce', 'lilaw', 'gce', 'also', 'confidence'], seeds=3,
+                         epochs=500, lr=1e-3, wd=0., bs=512, optimizer='torch-adam', schedule='flat'),
     'lilaw-table6': dict(_VIT, noise=_HALF, methods=_TWO + _TERMS),
     'lilaw-table7': dict(_VIT, noise=['symmetric:0,.1,.2,.3,.4,.5,.6,.7,.8,.9']),
     'lilaw-table8': dict(_VIT, noise=_HALF),
@@ -44,7 +51,9 @@ PRESETS |= {
 
 # %% ../../nbs/benchmark/presets.ipynb #cfe4b3b4
 _SMALL = dict(data='digits', arch=None, epochs=30, lr=3e-3, bs=None, schedule='one-cycle')
-CPU = {name: dict(_SMALL, variants=[v for v in o['variants'] if v != 'last-two']) for name,o in PRESETS.items() if o['data'] == _VIT['data']}
+def _all_layers(preset): return dict(_SMALL, variants=[v for v in preset['variants'] if v != 'last-two'])
+
+CPU = {name: _all_layers(o) for name,o in PRESETS.items() if o['data'] == _VIT['data']}
 _FOR_DIGITS = {'far-ood:.5': 'far-ood:.5:photos', 'crop-shift:.5': 'crop-shift:.5:3'} # they are digits, of 8 pixels
 CPU['lilaw-table1']['noise'] = [_FOR_DIGITS.get(o, o) for o in _NOISE_TYPES]
 CPU['lilaw-table14'] = dict(_SMALL, data=['fashion10k', 'cifar10k'], variants=['plain'])
@@ -59,8 +68,11 @@ def preset_arguments(
 )->dict: # Arguments of `run_grid`
     "A `ValueError` for an unknown preset, and for a scale that it does not have"
     if name not in PRESETS: raise ValueError(f'preset={name!r}: choose from {", ".join(PRESETS)}.')
-    if scale not in (None, 'cpu'): raise ValueError(f"scale={scale!r}: give 'cpu', or leave it out for the preset as it is.")
-    if scale and name not in CPU: raise ValueError(f'scale={scale!r}: {name} has no other scale, as it is small: leave it out. Those that have one: {", ".join(CPU)}.')
+    if scale not in (None, 'cpu'):
+        raise ValueError(f"scale={scale!r}: give 'cpu', or leave it out for the preset as it is.")
+    if scale and name not in CPU:
+        raise ValueError(f'scale={scale!r}: {name} has no other scale, as it is small: leave it out. '
+                         f'Those that have one: {", ".join(CPU)}.')
     return {**PRESETS[name], **(CPU[name] if scale else {})}
 
 def described(
@@ -69,8 +81,11 @@ def described(
     **given # Arguments of `run_grid` that replace those of the preset
 )->str:
     "The preset, and what is not as in its paper"
-    changes = {k: v for k,v in {**preset_arguments(name, scale), **given}.items() if k in PRESETS[name] and v != PRESETS[name][k]}
+    paper,used = PRESETS[name],{**preset_arguments(name, scale), **given}
+    changes = [f'{k} {_short(v)} for {_short(paper[k])}' for k,v in used.items() if k in paper and v != paper[k]]
     where = f'{name} at scale cpu' if scale else name
-    return where + (', with ' + '; '.join(f'{k} {_short(v)} for {_short(PRESETS[name][k])}' for k,v in changes.items()) if changes else '')
+    return where + (', with ' + '; '.join(changes) if changes else '')
 
-def _short(v): return 'its own' if v is None else ', '.join(map(str, v)) if isinstance(v, (list, tuple)) else str(v)
+def _short(v):
+    if v is None: return 'its own'
+    return ', '.join(map(str, v)) if isinstance(v, (list, tuple)) else str(v)

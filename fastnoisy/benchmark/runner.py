@@ -6,7 +6,7 @@
 __all__ = ['Table', 'read_table', 'finished', 'default_jobs', 'run_grid']
 
 # %% ../../nbs/benchmark/runner.ipynb #091dad0b
-import io, multiprocessing, os, runpy, signal, threading, time, warnings
+import errno, io, multiprocessing, os, runpy, signal, threading, time, warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -14,56 +14,112 @@ from dataclasses import asdict, fields
 from inspect import signature
 from pathlib import Path
 import pandas as pd, torch
-from .trial import CELL, CURVES, DETECTION, RESULTS, VERSIONS, Cell, grid_cells, train_cell
+from .train import torch_threads
+from .trial import CURVES, DETECTION, RESULTS, TRIAL, VERSIONS, Trial, grid_trials, run_trial
 from .presets import described, preset_arguments
 
 # %% ../../nbs/benchmark/runner.ipynb #d32297a6
+try: import fcntl
+except ImportError: fcntl = None # Windows
+
+def _wait_for_lock(f):
+    "Hold the lock of an open file, which ends when the file is closed"
+    if fcntl: return fcntl.flock(f, fcntl.LOCK_EX)
+    import msvcrt
+    f.seek(2**40) # far behind the end, where the lock keeps nobody from reading
+    while True:
+        try: return msvcrt.locking(f.fileno(), msvcrt.LK_LOCK, 1)
+        except OSError as e:
+            if e.errno != errno.EDEADLK: raise # after ten seconds, for which it waits
+
+@contextmanager
+def _locked(file):
+    "`file`, made if it is not there, open to read and to append bytes; no other process has it in this way"
+    with open(file, 'a+b', buffering=0) as f:
+        try: _wait_for_lock(f)
+        except OSError as e:
+            if e.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP): raise
+            warnings.warn(f'{file}: the file system has no locks ({e}), so only one grid may write to this folder.')
+        yield f
+
+def _cut_half_row(f):
+    "Cut off what follows the last line break"
+    size = f.seek(0, os.SEEK_END)
+    if size: f.seek(size - 1)
+    if not size or f.read(1) == b'\n': return
+    f.seek(0)
+    f.truncate(f.read().rfind(b'\n') + 1)
+
+def _append_whole(f, text):
+    "All of `text` at the end of the file, or nothing"
+    size,data = f.seek(0, os.SEEK_END),text.encode(errors='backslashreplace')
+    try:
+        while data: data = data[f.write(data):]
+    except BaseException:
+        f.truncate(size)
+        raise
+
+# %% ../../nbs/benchmark/runner.ipynb #ece5aa11
 class Table:
-    "A CSV to which rows are appended, each in one piece; what a killed process left half-written is cut off"
+    "A CSV to which rows are appended, each in one piece, by one process or several"
     def __init__(self,
-        file, # Path
-        columns, # Of the file
+        file, # Path; made if it is not there
+        columns, # Of the file; a `ValueError` if it has others
     ):
         self.file,self.columns = Path(file),list(columns)
-        if not self.file.exists(): self._write(pd.DataFrame(columns=self.columns).to_csv(index=False))
-        text = self.file.read_text()
-        if text.split('\n')[0].split(',') != self.columns: raise ValueError(f'{self.file} has other columns, so another version of fastnoisy made it: choose another folder as out.')
-        os.truncate(self.file, len(text[:text.rfind('\n')+1].encode()))
+        with _locked(self.file) as f:
+            f.seek(0)
+            head,end,_ = f.read().partition(b'\n')
+            if not end and self.head.encode().startswith(head): f.truncate(0) # it was never written, or not to its end
+            elif head.decode(errors='replace').rstrip('\r').split(',') != self.columns:
+                raise ValueError(self._other_columns())
+            self._append(f, '')
 
-    def _write(self, text):
-        with open(self.file, 'a', newline='') as f: f.write(text)
+    @property
+    def head(self): return ','.join(self.columns) + '\n'
+
+    def _other_columns(self):
+        return f'{self.file} has other columns, so another version of fastnoisy made it: choose another folder as out.'
+
+    def _append(self, f, text):
+        _cut_half_row(f)
+        _append_whole(f, text if f.seek(0, os.SEEK_END) else self.head + text)
 
     def append(self,
         rows, # What `DataFrame` takes
-    ): self._write(pd.DataFrame(rows, columns=self.columns).to_csv(index=False, header=False, lineterminator='\n'))
+    ):
+        text = pd.DataFrame(rows, columns=self.columns).to_csv(index=False, header=False, lineterminator='\n')
+        with _locked(self.file) as f: self._append(f, text)
 
-    def read(self)->pd.DataFrame: return read_table(self.file)
+    def read(self)->pd.DataFrame: return read_table(self.file, self.columns)
 
 def read_table(
     file, # CSV of a grid
+    columns=(), # Of the result where the file is empty
 )->pd.DataFrame:
     "The rows of a table, all of them whole"
-    text = Path(file).read_text()
-    return pd.read_csv(io.StringIO(text[:text.rfind('\n')+1]), dtype=dict(error=str))
+    data = Path(file).read_bytes()
+    data = data[:data.rfind(b'\n')+1]
+    return pd.read_csv(io.BytesIO(data), dtype=dict(error=str)) if data else pd.DataFrame(columns=list(columns))
 
 def finished(
     results:pd.DataFrame, # Rows of `results.csv`
-)->set: # Of `Cell`
-    "The cells that need not be trained again: those without an error"
-    rows = results[results.error.isna()][CELL]
-    return {Cell(*(f.type(v) for f,v in zip(fields(Cell), row))) for row in rows.itertuples(index=False)}
+)->set: # Of `Trial`
+    "The trials that need not be trained again: those without an error"
+    def trial(row): return Trial(*(f.type(v) for f,v in zip(fields(Trial), row)))
+    return set(map(trial, results[results.error.isna()][TRIAL].itertuples(index=False)))
 
 # %% ../../nbs/benchmark/runner.ipynb #95e33ad6
-def _try_cell(cell, options, detect):
-    "`train_cell`, or the error as a result"
-    try: return train_cell(cell, options, detect)
+def _try_trial(trial, options, detect):
+    "`run_trial`, or the error as a result"
+    try: return run_trial(trial, options, detect)
     except Exception as e: return dict(error=' '.join(f'{type(e).__name__}: {e}'.split())),{},{}
 
 def _load_registrations(file):
     if file: runpy.run_path(str(file), run_name='fastnoisy_registrations')
 
 def _start_worker(register):
-    "What a process does first: it leaves Ctrl-C to its parent and ends with it, takes one thread, and knows the user's methods"
+    "What a process does first: leave Ctrl-C to its parent and end with it, take one thread, know the user's methods"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
@@ -74,82 +130,96 @@ def _end_with_parent():
     multiprocessing.parent_process().join()
     os._exit(1)
 
-@contextmanager
-def _one_thread():
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try: yield
-    finally: torch.set_num_threads(n)
+def _train_here(trials, *options):
+    with torch_threads(1):
+        for trial in trials: yield trial,_try_trial(trial, *options)
 
-def _train_here(cells, *options):
-    with _one_thread():
-        for cell in cells: yield cell,_try_cell(cell, *options)
-
-def _train_in_processes(cells, *options, jobs, register):
+def _train_in_processes(trials, *options, jobs, register):
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context('spawn'), _start_worker, (register,))
     try:
-        cell_of = {pool.submit(_try_cell, cell, *options): cell for cell in cells}
-        for job in as_completed(cell_of): yield cell_of[job],job.result()
-    except BrokenProcessPool as e: raise OSError('A process was killed, perhaps for want of memory: use fewer jobs.') from e
+        trial_of = {pool.submit(_try_trial, trial, *options): trial for trial in trials}
+        for job in as_completed(trial_of): yield trial_of[job],job.result()
+    except BrokenProcessPool as e:
+        raise OSError('A process was killed, perhaps for want of memory: use fewer jobs.') from e
     finally:
         for o in set(multiprocessing.active_children()) - others: o.terminate()
         pool.shutdown(cancel_futures=True)
 
 def default_jobs()->int:
     "One process per core, or one for a GPU"
-    return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    if torch.cuda.is_available(): return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 # %% ../../nbs/benchmark/runner.ipynb #7e6a7845
-def _minutes(seconds): return f'{seconds:.0f} s' if seconds < 90 else f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
+def _minutes(seconds):
+    if seconds < 90: return f'{seconds:.0f} s'
+    return f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
 
-def _print_cell(n_done, n, start, n_now, cell, result):
+def _print_trial(n_done, n, start, n_now, trial, result):
     left = (time.time() - start)/n_now*(n - n_done)
-    said = f'{result["accuracy"]:.3f} (last epoch {result["accuracy_last"]:.3f}) in {_minutes(result["seconds"])}' if 'error' not in result else f'FAILED, {result["error"]}'
-    variant = '' if cell.variant == 'plain' else f', {cell.variant}'
-    print(f'{n_done} of {n}: {cell.data}{variant}, {cell.noise} {cell.rate:g}, {cell.method}, seed {cell.seed}: {said}; {_minutes(left)} left', flush=True)
+    if 'error' in result: said = f'FAILED, {result["error"]}'
+    else: said = f'{result["accuracy"]:.3f} (last epoch {result["accuracy_last"]:.3f}) in {_minutes(result["seconds"])}'
+    variant = '' if trial.variant == 'plain' else f', {trial.variant}'
+    name = f'{trial.data}{variant}, {trial.noise} {trial.rate:g}, {trial.method}, seed {trial.seed}'
+    print(f'{n_done} of {n}: {name}: {said}; {_minutes(left)} left', flush=True)
 
+def _epochs(detect):
+    detect = tuple(detect)
+    if not all(isinstance(o, int) and o >= 1 for o in detect):
+        raise ValueError(f'detect={detect}: give epochs, counted from 1.')
+    return detect
+
+def _tables(out):
+    "Results, curves and detection"
+    out.mkdir(parents=True, exist_ok=True)
+    names = dict(results=RESULTS, curves=CURVES, detection=DETECTION)
+    return [Table(out/f'{name}.csv', TRIAL + columns) for name,columns in names.items()]
+
+def _write(tables, trial, more, measured):
+    "The rows of one trial; that of the results comes last, as it says that the trial is done"
+    config,(results,curves,detection) = asdict(trial),tables
+    result,curve,found = measured
+    if curve: curves.append({**config, **curve})
+    if found: detection.append({**config, **found})
+    results.append([{**config, **more, **result}])
+
+# %% ../../nbs/benchmark/runner.ipynb #0898c7a5
 def run_grid(
     out, # Folder for `results.csv`, `curves.csv` and `detection.csv`; what is there already is not trained again
     jobs:int=None, # Processes; None: `default_jobs()`. With 1, methods that were registered in this session can be used
-    register=None, # Python file that registers methods and data sets, run in every process
+    register=None, # Python file that registers methods and datasets, run in every process
     preset:str=None, # Name in `PRESETS`: arguments that those given here replace
     scale:str=None, # 'cpu': the preset with data, network and epochs for two cores; None: as it is
-    detect=None, # Epochs, counted from 1, after which to measure how well the wrong samples are found; None: as in the preset, or none
-    **arguments # Of `grid_cells`
-)->pd.DataFrame: # One row per cell that is in `out`
-    "Train all cells that are not in `out` yet"
-    if scale is not None and preset is None: raise ValueError(f'scale={scale!r} is that of a preset: give one as preset.')
+    detect=None, # Epochs, from 1, after which to measure how well the wrong samples are found; None: as in the preset, or none
+    **arguments # Of `grid_trials`
+)->pd.DataFrame: # One row per trial that is in `out`
+    "Train all trials that are not in `out` yet"
+    if scale is not None and preset is None:
+        raise ValueError(f'scale={scale!r} is that of a preset: give one as preset.')
     _load_registrations(register)
     said = None if preset is None else f'Preset {described(preset, scale, **arguments)}'
     if preset is not None: arguments = {**preset_arguments(preset, scale), **arguments}
     of_preset = arguments.pop('detect', ())
     detect = _epochs(of_preset if detect is None else detect)
-    options = {k: v for k,v in arguments.items() if k not in signature(grid_cells).parameters}
-    cells = grid_cells(**arguments)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    results,curves,detection = (Table(out/f'{name}.csv', CELL + o) for name,o in (('results', RESULTS), ('curves', CURVES), ('detection', DETECTION)))
+    options = {k: v for k,v in arguments.items() if k not in signature(grid_trials).parameters}
+    trials,out = grid_trials(**arguments),Path(out)
+    results,*_ = tables = _tables(out)
     done = finished(results.read())
-    todo = [o for o in cells if o not in done]
+    todo = [o for o in trials if o not in done]
     jobs = min(jobs or default_jobs(), max(len(todo), 1))
     if said: print(said, flush=True)
-    print(f'{len(cells)} cells, {len(cells) - len(todo)} of them trained before; {jobs} at a time. Results: {results.file}', flush=True)
-    start,n_before = time.time(),len(cells) - len(todo)
-    more = dict(VERSIONS, preset='' if preset is None else f'{preset} at scale cpu' if scale else preset)
-    train = _train_here(todo, options, detect) if jobs == 1 else _train_in_processes(todo, options, detect, jobs=jobs, register=register)
+    n,n_before = len(trials),len(trials) - len(todo)
+    print(f'{n} trials, {n_before} of them trained before; {jobs} at a time. Results: {results.file}', flush=True)
+    start,name = time.time(),f'{preset} at scale cpu' if scale else preset or ''
+    if jobs == 1: train = _train_here(todo, options, detect)
+    else: train = _train_in_processes(todo, options, detect, jobs=jobs, register=register)
     try:
         with closing(train):
-            for i,(cell,(result,curve,found)) in enumerate(train, 1):
-                for table,rows in ((curves, curve), (detection, found)): table.append({**asdict(cell), **rows} if rows else [])
-                results.append([{**asdict(cell), **more, **result}])
-                _print_cell(n_before + i, len(cells), start, i, cell, result)
+            for i,(trial,measured) in enumerate(train, 1):
+                _write(tables, trial, dict(VERSIONS, preset=name), measured)
+                _print_trial(n_before + i, n, start, i, trial, measured[0])
     except KeyboardInterrupt:
         print(f'\nInterrupted. What has ended is in {out}; the same command goes on from there.', flush=True)
         raise
     return results.read()
-
-def _epochs(detect):
-    detect = tuple(detect)
-    if not all(isinstance(o, int) and o >= 1 for o in detect): raise ValueError(f'detect={detect}: give epochs, counted from 1.')
-    return detect

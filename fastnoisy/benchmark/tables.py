@@ -7,41 +7,47 @@ __all__ = ['SETTING', 'read_grid', 'read_detection', 'best_by_far', 'accuracy_ta
            'detection_means', 'as_markdown', 'plot_rates', 'plot_curves', 'grid_report']
 
 # %% ../../nbs/benchmark/tables.ipynb #4ab66b74
+from itertools import product
 from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from .trial import CELL, DETECTION
+from .trial import CURVES, DETECTION, TRIAL
 from .runner import read_table
 from ..analysis.metrics import MEASURES
 
 # %% ../../nbs/benchmark/tables.ipynb #761f340a
-SETTING = [o for o in CELL if o not in ('noise', 'rate', 'method', 'seed')]
+SETTING = [o for o in TRIAL if o not in ('noise', 'rate', 'method', 'seed')]
+
+def _last_rows(file, keys, columns=CURVES):
+    "Of each trial and `keys` the row that was written last; no rows where there is no file, or an empty one"
+    columns = TRIAL + columns
+    table = read_table(file, columns) if file.is_file() else pd.DataFrame(columns=columns)
+    return table.drop_duplicates([*TRIAL, *keys], keep='last')
 
 def read_grid(
     out, # Folder that `run_grid` wrote to
-)->tuple: # Results, curves, and the failed cells: three tables
-    "The last row of each cell, and the curves of the cells that did not fail; a `FileNotFoundError` where there is no grid"
+)->tuple: # Results, curves, and the failed trials: three tables
+    "The last row of each trial, and curves of those that did not fail; a `FileNotFoundError` where there is no grid"
     out = Path(out)
-    if not (out/'results.csv').is_file(): raise FileNotFoundError(f'{out} has no results.csv: give the folder that fastnoisy bench wrote to (--out).')
-    results = read_table(out/'results.csv').drop_duplicates(CELL, keep='last')
+    results,curves = _last_rows(out/'results.csv', []),_last_rows(out/'curves.csv', ['epoch'])
+    if 'error' not in results: raise FileNotFoundError(
+        f'{out} has no results.csv with rows: give the folder that fastnoisy bench wrote to (--out).')
     failed = results.error.notna()
-    curves = read_table(out/'curves.csv').drop_duplicates([*CELL, 'epoch'], keep='last')
-    return results[~failed],curves.merge(results.loc[~failed, CELL]),results[failed]
+    return results[~failed],curves.merge(results.loc[~failed, TRIAL]),results[failed]
 
 def read_detection(
     out, # Folder that `run_grid` wrote to with `detect`
-)->pd.DataFrame: # Columns of `Cell`, epoch, signal, auc, average_precision
+)->pd.DataFrame: # Columns of `Trial`, epoch, signal, auc, average_precision
     "How well the wrong samples were found"
-    file = Path(out)/'detection.csv'
-    return read_table(file).drop_duplicates([*CELL, 'epoch', 'signal'], keep='last') if file.is_file() else pd.DataFrame(columns=CELL + DETECTION)
+    return _last_rows(Path(out)/'detection.csv', DETECTION[:2], DETECTION)
 
 # %% ../../nbs/benchmark/tables.ipynb #1c755c74
 def best_by_far(
     mean:pd.DataFrame, # One row per condition, one column per method
     sd:pd.DataFrame, # The same for the standard deviations over the seeds, NaN for one seed
 )->pd.DataFrame: # Of bool, at most one True in a row
-    "Is it the best, by more than the standard deviation of the difference of two runs, sqrt(sd1^2 + sd2^2), from each of the others?"
+    "The best, where it leads each other by more than the standard deviation of the difference, sqrt(sd1^2 + sd2^2)"
     res = pd.DataFrame(False, mean.index, mean.columns)
     for row in mean.index:
         best = mean.loc[row].idxmax()
@@ -68,17 +74,20 @@ def accuracy_table(
 
 def _by_noise(conditions, methods, text):
     rows = sorted(conditions, key=lambda o: (o[0] != 'none', not o[0].startswith('symmetric'), o))
-    return pd.DataFrame({f'{noise} {rate:g}' if rate else 'no noise': [text((noise, rate), m) for m in methods] for noise,rate in rows}, index=pd.Index(methods, name='method'))
+    columns = {f'{o[0]} {o[1]:g}' if o[1] else 'no noise': [text(o, m) for m in methods] for o in rows}
+    return pd.DataFrame(columns, index=pd.Index(methods, name='method'))
 
+# %% ../../nbs/benchmark/tables.ipynb #cbf6c905
 def paired_gains(
     results:pd.DataFrame, # Rows of `read_grid`
     base:str=None, # Method to compare with; None: the first of the rows
     column:str='accuracy', # Or any other score
     by=('noise', 'rate'), # Columns that tell conditions apart
 )->pd.DataFrame: # One row per condition and method: gain, standard_error (NaN for one seed), seeds
-    "Each method minus `base`, seed by seed: the two have the split, the labels and the starting weights in common, so this sees more than a comparison of two means"
+    "Each method minus `base`, seed by seed, as the two have the split, the labels and the starting weights in common"
     base = results.method.iloc[0] if base is None else base
-    if base not in set(results.method): raise ValueError(f'base={base!r}: choose from {", ".join(results.method.unique())}.')
+    if base not in set(results.method):
+        raise ValueError(f'base={base!r}: choose from {", ".join(results.method.unique())}.')
     wide = results.pivot_table(index=[*by, 'seed'], columns='method', values=column, sort=False)
     differences = wide.drop(columns=base).sub(wide[base], axis=0).stack().dropna()
     groups = differences.groupby(level=[*by, 'method'], sort=False)
@@ -97,6 +106,7 @@ def gain_table(
         return f'{gain:+.1f}' + ('' if np.isnan(error) else f' ± {error:.1f}')
     return _by_noise(gains.index.droplevel('method').unique(), gains.index.unique('method'), text)
 
+# %% ../../nbs/benchmark/tables.ipynb #8b2c3e82
 def score_table(
     results:pd.DataFrame, # Rows of one setting
     last:bool=False, # At the last epoch? Otherwise with the weights that were best on the validation set
@@ -106,7 +116,8 @@ def score_table(
     names = results.noise + results.rate.map(' {:g}'.format).where(results.noise != 'none', '') + ', ' + results.method
     groups = results[columns].groupby(names, sort=False)
     mean,sd = groups.mean(),groups.std()
-    texts = {o.removesuffix('_last'): [_plus_minus(*v) for v in zip(mean[o], sd[o])] for o in columns if mean[o].notna().any()}
+    shown = [o for o in columns if mean[o].notna().any()]
+    texts = {o.removesuffix('_last'): list(map(_plus_minus, mean[o], sd[o])) for o in shown}
     return pd.DataFrame(texts, index=pd.Index(mean.index, name='noise, method'))
 
 def _plus_minus(m, s): return '' if np.isnan(m) else f'{m:.3f}' + ('' if np.isnan(s) else f' ± {s:.3f}')
@@ -114,17 +125,20 @@ def _plus_minus(m, s): return '' if np.isnan(m) else f'{m:.3f}' + ('' if np.isna
 def detection_means(
     detection:pd.DataFrame, # Rows of one setting, from `read_detection`
 )->pd.DataFrame: # Of texts: one row per noise, method and signal
-    "How well each signal finds the wrong samples after each of the epochs: area under the ROC curve, and average precision, mean over the seeds"
+    "How well each signal finds the wrong samples after each epoch: ROC-AUC and average precision, mean over the seeds"
     names = detection.noise + detection.rate.map(' {:g}, '.format) + detection.method + ', ' + detection.signal
-    mean = detection.assign(name=names).pivot_table(index='name', columns='epoch', values=['auc', 'average_precision'], sort=False)
-    texts = {f'{score}, epoch {epoch}': mean[score, epoch].map('{:.3f}'.format) for score in ('auc', 'average_precision') for epoch in sorted(detection.epoch.unique())}
+    scores,epochs = ['auc', 'average_precision'],sorted(detection.epoch.unique())
+    mean = detection.assign(name=names).pivot_table(index='name', columns='epoch', values=scores, sort=False)
+    columns = product(scores, epochs)
+    texts = {f'{score}, epoch {epoch}': mean[score, epoch].map('{:.3f}'.format) for score,epoch in columns}
     return pd.DataFrame(texts).rename_axis('noise, method, signal')
 
 def as_markdown(
     table:pd.DataFrame, # Of texts
 )->str:
     "The table as Markdown"
-    rows = [[table.index.name, *table], ['---']*(1 + table.shape[1]), *([i, *row] for i,row in zip(table.index, table.values))]
+    head = [[table.index.name, *table], ['---']*(1 + table.shape[1])]
+    rows = head + [[i, *row] for i,row in zip(table.index, table.values)]
     return '\n'.join('| ' + ' | '.join(map(str, o)) + ' |' for o in rows)
 
 # %% ../../nbs/benchmark/tables.ipynb #58019aae
@@ -142,7 +156,8 @@ def plot_rates(
     for method,colour in _colours(results).items():
         o = rows[rows.method == method].groupby('rate')[column].agg(['mean', 'std'])
         ax.errorbar(o.index, o['mean'], o['std'].fillna(0), label=method, color=colour, marker='.', capsize=2, lw=1)
-    ax.set(xlabel=f'noise rate, {noise}', ylabel={'accuracy': 'test accuracy, best validation epoch', 'accuracy_last': 'test accuracy, last epoch'}[column])
+    epoch = dict(accuracy='best validation epoch', accuracy_last='last epoch')[column]
+    ax.set(xlabel=f'noise rate, {noise}', ylabel=f'test accuracy, {epoch}')
     ax.legend(fontsize=7, loc='center left', bbox_to_anchor=(1, .5))
     return ax
 
@@ -152,7 +167,7 @@ def plot_curves(
     rate:float, # Of the noise
     axs=None, # Two matplotlib axes; None: new ones
 ):
-    "Validation loss, each method's own, and accuracy over the epochs, mean over the seeds (Kathuria, Figures 3 and 4); the axes"
+    "Validation loss, each method's own, and accuracy by epoch, mean over the seeds (Kathuria, Figures 3, 4); the axes"
     if axs is None: axs = plt.subplots(1, 2, figsize=(8.5, 3.2), layout='constrained')[1]
     rows = curves[(curves.noise == noise) & (curves.rate == rate)]
     for method,colour in _colours(curves).items():
@@ -169,36 +184,59 @@ def _saved(ax, file):
     plt.close(ax.figure)
     return f'![]({file.name})'
 
-def _section(out, i, setting, results, curves, detection):
-    "Text of one setting, whose figures are saved"
+def _head(setting, results):
     n = results.groupby(['noise', 'rate', 'method']).seed.nunique()
-    parts = [f'## {setting["data"]}, {setting["arch"]}, {setting["epochs"]} epochs', ', '.join(f'{k} {v}' for k,v in setting.items() if k not in ('data', 'arch', 'epochs')),
-             f'Accuracy on the clean test set in percent, mean ± standard deviation of {n.max() if n.min() == n.max() else f"{n.min()} to {n.max()}"} seed{"s" if n.max() > 1 else ""}. Bold: better than each of the '
-             'others by more than the standard deviation of the difference of two runs.']
-    for column,title in (('accuracy', 'The epoch with the best accuracy on the validation labels'), ('accuracy_last', 'The last epoch')):
-        parts += [f'### {title}', as_markdown(accuracy_table(results, column))]
-        gains = gain_table(results, column=column)
-        if len(gains): parts += [f'Minus {results.method.iloc[0]}, seed by seed, in points, mean ± standard error:', as_markdown(gains)]
-        parts.append(as_markdown(score_table(results, column == 'accuracy_last')))
-    if len(detection): parts += ['### Wrong samples found', as_markdown(detection_means(detection))]
+    seeds = f'{n.max()}' if n.min() == n.max() else f'{n.min()} to {n.max()}'
+    others = [f'{k} {v}' for k,v in setting.items() if k not in ('data', 'arch', 'epochs')]
+    return [f'## {setting["data"]}, {setting["arch"]}, {setting["epochs"]} epochs', ', '.join(others),
+            'Accuracy on the clean test set in percent, mean ± standard deviation of '
+            f'{seeds} seed{"s" if n.max() > 1 else ""}. Bold: better than each of the others by more than the '
+            'standard deviation of the difference of two runs.']
+
+def _tables_of(results, column, title):
+    parts = [f'### {title}', as_markdown(accuracy_table(results, column))]
+    gains = gain_table(results, column=column)
+    said = f'Minus {results.method.iloc[0]}, seed by seed, in points, mean ± standard error:'
+    if len(gains): parts += [said, as_markdown(gains)]
+    return parts + [as_markdown(score_table(results, column == 'accuracy_last'))]
+
+def _figures(out, i, results, curves):
+    parts = []
     for noise in results.noise.unique():
         name = f'{i}_{noise.replace(":", "_")}'
         if noise != 'none': parts.append(_saved(plot_rates(results, noise), out/f'rates_{name}.png'))
-        for rate in sorted(results.rate[results.noise == noise].unique()): parts.append(_saved(plot_curves(curves, noise, rate)[0], out/f'curves_{name}_{rate:g}.png'))
-    return '\n\n'.join(parts)
+        for rate in sorted(results.rate[results.noise == noise].unique()):
+            parts.append(_saved(plot_curves(curves, noise, rate)[0], out/f'curves_{name}_{rate:g}.png'))
+    return parts
 
+def _section(out, i, setting, results, curves, detection):
+    "Text of one setting, whose figures are saved"
+    parts = _head(setting, results)
+    parts += _tables_of(results, 'accuracy', 'The epoch with the best accuracy on the validation labels')
+    parts += _tables_of(results, 'accuracy_last', 'The last epoch')
+    if len(detection): parts += ['### Wrong samples found', as_markdown(detection_means(detection))]
+    return '\n\n'.join(parts + _figures(out, i, results, curves))
+
+def _preset_line(preset):
+    other = ": data, network and schedule are not the paper's, but those of the settings below"
+    return f'- Preset {preset}' + (other if ' at scale ' in preset else '')
+
+def _failed_line(o): return f'- {o.noise} {o.rate:g}, {o.method}, seed {o.seed}: {o.error}'
+
+# %% ../../nbs/benchmark/tables.ipynb #bb93a458
 def grid_report(
     out, # Folder that `run_grid` wrote to
 )->str: # Markdown
-    "Write `report.md` and its figures to the folder: for each setting the tables, accuracy against noise rate, and the curves"
+    "Write `report.md` and its figures to the folder: for each setting tables, accuracy against noise rate, and curves"
     out = Path(out)
     results,curves,failed = read_grid(out)
-    groups = results.groupby(SETTING, sort=False)
-    detection = read_detection(out)
-    parts = [_section(out, i, dict(zip(SETTING, setting)), rows, curves.merge(rows[CELL]), detection.merge(rows[CELL])) for i,(setting,rows) in enumerate(groups, 1)]
+    detection,parts = read_detection(out),[]
     presets = results.preset.dropna().unique()
-    if len(presets): parts.insert(0, '\n'.join(f'- Preset {o}' + (": data, network and schedule are not the paper's, but those of the settings below" if ' at scale ' in o else '') for o in presets))
-    if len(failed): parts.append('## Failed\n\n' + '\n'.join(f'- {o.noise} {o.rate:g}, {o.method}, seed {o.seed}: {o.error}' for o in failed.itertuples()))
+    if len(presets): parts.append('\n'.join(map(_preset_line, presets)))
+    for i,(setting,rows) in enumerate(results.groupby(SETTING, sort=False), 1):
+        tables = rows,curves.merge(rows[TRIAL]),detection.merge(rows[TRIAL])
+        parts.append(_section(out, i, dict(zip(SETTING, setting)), *tables))
+    if len(failed): parts.append('## Failed\n\n' + '\n'.join(map(_failed_line, failed.itertuples())))
     text = '\n\n'.join(['# Report of ' + out.name, *parts]) + '\n'
     (out/'report.md').write_text(text, encoding='utf-8')
     return text

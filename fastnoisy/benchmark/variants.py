@@ -32,7 +32,9 @@ def check_variant(
     name,_,share = text.partition(':')
     try: ok = 0 < float(share) < 1 if name == 'valid' else text in VARIANTS
     except ValueError: ok = False
-    if not ok: raise ValueError(f"variant={text!r}: choose from {', '.join(o for o in VARIANTS if o != 'valid')}, or 'valid:.05', a share in (0, 1).")
+    if not ok:
+        names = ', '.join(o for o in VARIANTS if o != 'valid')
+        raise ValueError(f"variant={text!r}: choose from {names}, or 'valid:.05', a share in (0, 1).")
     return text
 
 # %% ../../nbs/benchmark/variants.ipynb #8bdf0049
@@ -40,8 +42,10 @@ def _photos(n=1000, size=32):
     "Square pieces of scikit-learn's photographs, (n,size,size,3), uint8"
     from sklearn.datasets import load_sample_images
     rng,photos = np.random.default_rng(0),load_sample_images().images
-    corners = [(photos[i % len(photos)], *(rng.integers(0, o - size) for o in photos[i % len(photos)].shape[:2])) for i in range(n)]
-    return np.stack([o[i:i+size, j:j+size] for o,i,j in corners])
+    def piece(photo):
+        i,j = (rng.integers(0, o - size) for o in photo.shape[:2])
+        return photo[i:i+size, j:j+size]
+    return np.stack([piece(photos[i % len(photos)]) for i in range(n)])
 
 def _digits():
     from sklearn.datasets import load_digits
@@ -53,7 +57,10 @@ def _far_ood(rate, others='digits'):
     if others not in FAR: raise ValueError(f'far-ood: the other images are {" or ".join(FAR)}, not {others!r}.')
     return FarOOD(rate, FAR[others]())
 
-INPUT_NOISES = {'far-ood': _far_ood, 'domain-shift': DomainShift, 'covariate-shift': CovariateShift, 'zoom-shift': ZoomShift, 'crop-shift': lambda rate, pixels='10': CropShift(rate, pixels=int(pixels))}
+def _crop_shift(rate, pixels='10'): return CropShift(rate, pixels=int(pixels))
+
+INPUT_NOISES = {'far-ood': _far_ood, 'domain-shift': DomainShift, 'covariate-shift': CovariateShift,
+                'zoom-shift': ZoomShift, 'crop-shift': _crop_shift}
 
 def add_noise(
     dls, # `DataLoaders` with right labels; not changed
@@ -78,7 +85,9 @@ class Resized(Transform):
         if size < 1: raise ValueError(f'size={size}: give at least one pixel')
         self.size = size
 
-    def encodes(self, x:TensorImageBase): return F.interpolate(x.float(), size=(self.size, self.size), mode='bilinear', antialias=True).as_subclass(type(x))
+    def encodes(self, x:TensorImageBase):
+        res = F.interpolate(x.float(), size=(self.size, self.size), mode='bilinear', antialias=True)
+        return res.as_subclass(type(x))
 
 def moved_validation(
     dls, # `DataLoaders` of images; not changed

@@ -1,7 +1,7 @@
 "The papers' experiments: their numbers, what they become at the small scale, and that every output says so"
 from functools import lru_cache
 import pandas as pd, pytest
-from fastnoisy.benchmark.trial import grid_cells
+from fastnoisy.benchmark.trial import grid_trials
 from fastnoisy.data.digits import digits_dls
 from fastnoisy.benchmark.datasets import DATASETS
 from fastnoisy.benchmark.runner import run_grid
@@ -12,35 +12,35 @@ from helpers import write_cifar
 def settings(preset, scale=None):
     arguments = preset_arguments(preset, scale)
     arguments.pop('detect', None)
-    return grid_cells(**arguments)
+    return grid_trials(**arguments)
 
 @pytest.fixture
 def no_files(monkeypatch):
-    "Every data set is the digits, without noise"
+    "Every dataset is the digits, without noise"
     monkeypatch.setattr('fastnoisy.benchmark.trial.clean_dls', lambda data, bs, options: small_digits(min(bs or 64, 512)))
-    monkeypatch.setattr('fastnoisy.benchmark.trial.cell_dls', lambda dls, cell: dls)
+    monkeypatch.setattr('fastnoisy.benchmark.trial.trial_dls', lambda dls, trial: dls)
 
 @lru_cache
 def small_digits(bs): return digits_dls(bs=bs, device='cpu')
 
-def values(cells, *names): return {tuple(getattr(o, n) for n in names) for o in cells}
+def values(trials, *names): return {tuple(getattr(o, n) for n in names) for o in trials}
 
 def test_apl_paper(no_files):
-    cells = settings('apl-paper')
-    assert len(cells) == 7*6 and values(cells, 'seed') == {(42,)} # a rate of 0 is shared
-    assert values(cells, 'data', 'arch', 'epochs', 'lr', 'wd', 'optimizer', 'schedule', 'bs') == {('cifar10', 'resnet18-32', 30, .01, 5e-4, 'adamw', 'cosine', 128)}
-    assert values(cells, 'noise', 'rate') == {('none', 0), *(('symmetric', r) for r in (.2, .5, .8)), *(('asymmetric:cifar10', r) for r in (.1, .25, .4))}
+    trials = settings('apl-paper')
+    assert len(trials) == 7*6 and values(trials, 'seed') == {(42,)} # a rate of 0 is shared
+    assert values(trials, 'data', 'arch', 'epochs', 'lr', 'wd', 'optimizer', 'schedule', 'bs') == {('cifar10', 'resnet18-32', 30, .01, 5e-4, 'adamw', 'cosine', 128)}
+    assert values(trials, 'noise', 'rate') == {('none', 0), *(('symmetric', r) for r in (.2, .5, .8)), *(('asymmetric:cifar10', r) for r in (.1, .25, .4))}
 
 VIT = 'cifar100:224', 'vit_base_patch16_224.augreg_in21k:pretrained', 10, 2e-4, 0., 'torch-adam', 'linear', 16 # Section 4.2 of the paper
 HALF = {('none', 0.), ('symmetric', .5)}
 
 @pytest.mark.parametrize('table', [1, 6, 7, 8, 9, 10, 11, 12, 13, 16])
 def test_lilaws_general_images(no_files, table):
-    cells = settings(f'lilaw-table{table}')
-    assert values(cells, 'data', 'arch', 'epochs', 'lr', 'wd', 'optimizer', 'schedule', 'bs') == {VIT} and {'ce', 'lilaw'} <= {o.method for o in cells}
-    assert len({o.seed for o in cells}) == (5 if table == 10 else 3)
-    for variant in {o.variant for o in cells}: # the same trainings with and without LiLAW
-        with_,without = (values([o for o in cells if o.method == m and o.variant == variant], 'noise', 'rate', 'seed') for m in ('lilaw', 'ce'))
+    trials = settings(f'lilaw-table{table}')
+    assert values(trials, 'data', 'arch', 'epochs', 'lr', 'wd', 'optimizer', 'schedule', 'bs') == {VIT} and {'ce', 'lilaw'} <= {o.method for o in trials}
+    assert len({o.seed for o in trials}) == (5 if table == 10 else 3)
+    for variant in {o.variant for o in trials}: # the same trainings with and without LiLAW
+        with_,without = (values([o for o in trials if o.method == m and o.variant == variant], 'noise', 'rate', 'seed') for m in ('lilaw', 'ce'))
         assert with_ == without
 
 def test_what_each_of_lilaws_tables_varies(no_files):
@@ -60,16 +60,16 @@ def test_what_each_of_lilaws_tables_varies(no_files):
 
 @pytest.mark.parametrize('name', CPU)
 def test_scale_cpu(no_files, name):
-    cells,paper = settings(name, 'cpu'),settings(name)
-    assert len(cells) <= len(paper) and all(o.data.split(':')[0] in DATASETS and 'pretrained' not in o.arch for o in cells)
-    if name not in ('lilaw-table1', 'lilaw-table14', 'apl-paper'): assert values(cells, 'noise', 'rate', 'method') == values(paper, 'noise', 'rate', 'method')
+    trials,paper = settings(name, 'cpu'),settings(name)
+    assert len(trials) <= len(paper) and all(o.data.split(':')[0] in DATASETS and 'pretrained' not in o.arch for o in trials)
+    if name not in ('lilaw-table1', 'lilaw-table14', 'apl-paper'): assert values(trials, 'noise', 'rate', 'method') == values(paper, 'noise', 'rate', 'method')
     assert described(name) == name and described(name, epochs=7) == f'{name}, with epochs 7 for {PRESETS[name]["epochs"]}'
     said = described(name, 'cpu')
     assert said.startswith(f'{name} at scale cpu') and all(k in said for k,v in CPU[name].items() if k in PRESETS[name] and PRESETS[name][k] != v)
 
 def test_the_noises_of_table_1_exist():
-    cells = [o for o in settings('lilaw-table1', 'cpu') if o.seed == 0 and o.method == 'ce'] # each of them was drawn
-    assert len(cells) == 9
+    trials = [o for o in settings('lilaw-table1', 'cpu') if o.seed == 0 and o.method == 'ce'] # each of them was drawn
+    assert len(trials) == 9
 
 @pytest.mark.parametrize('kwargs, says', [(dict(name='nope'), 'choose from digits, fashion10k, apl-paper, lilaw-table1'), (dict(name='digits', scale='cpu'), 'as it is small'),
                                           (dict(name='lilaw-table7', scale='gpu'), "give 'cpu'")])

@@ -1,7 +1,7 @@
 "The report of a grid: what counts, what is bold, what is written"
 import matplotlib.pyplot as plt
 import numpy as np, pandas as pd, pytest
-from fastnoisy.benchmark.trial import CELL, CURVES, RESULTS
+from fastnoisy.benchmark.trial import TRIAL, CURVES, RESULTS
 from fastnoisy.benchmark.runner import Table
 from fastnoisy.benchmark.tables import (SETTING, accuracy_table, as_markdown, best_by_far, gain_table, grid_report,
                                         paired_gains, plot_curves, plot_rates, read_grid)
@@ -11,14 +11,14 @@ ACCURACY = {'ce': [.70, .72, .74], 'gce': [.90, .91, .92], 'also': [.80, .80, .8
 
 def write(out, epochs=2, methods=ACCURACY, seeds=3, error=None):
     out.mkdir(exist_ok=True)
-    results,curves = Table(out/'results.csv', CELL + RESULTS),Table(out/'curves.csv', CELL + CURVES)
+    results,curves = Table(out/'results.csv', TRIAL + RESULTS),Table(out/'curves.csv', TRIAL + CURVES)
     for noise,rate in (('none', 0.), ('symmetric', .5), ('asymmetric:mnist', .4)):
         for method in methods:
             for seed in range(seeds):
-                cell = dict(BASE, epochs=epochs, noise=noise, rate=rate, method=method, seed=seed)
+                trial = dict(BASE, epochs=epochs, noise=noise, rate=rate, method=method, seed=seed)
                 a = ACCURACY[method][seed]
-                results.append([dict(cell, accuracy=a, accuracy_last=a-.1, error=error)])
-                curves.append(dict(cell, epoch=range(1, 1+epochs), valid_loss=1., valid_accuracy=a))
+                results.append([dict(trial, accuracy=a, accuracy_last=a-.1, error=error)])
+                curves.append(dict(trial, epoch=range(1, 1+epochs), valid_loss=1., valid_accuracy=a))
     return out
 
 @pytest.fixture
@@ -27,11 +27,11 @@ def out(tmp_path): return write(tmp_path/'out')
 def test_no_grid(tmp_path):
     with pytest.raises(FileNotFoundError, match='has no results.csv'): read_grid(tmp_path)
 
-def test_last_row_of_a_cell_counts(out):
+def test_last_row_of_a_trial_counts(out):
     write(out, methods=['ce'], seeds=1, error='ValueError: x')
     results,curves,failed = read_grid(out)
     assert len(results) == 24 and len(failed) == 3 and failed.error.unique() == ['ValueError: x']
-    assert len(curves) == 24*2 # those of the failed cells are left out
+    assert len(curves) == 24*2 # those of the failed trials are left out
     write(out, methods=['ce'], seeds=1)
     results,curves,failed = read_grid(out)
     assert len(results) == 27 and len(failed) == 0 and len(curves) == 27*2

@@ -2,7 +2,8 @@
 from functools import partial
 import numpy as np, pytest, torch
 from fastnoisy.all import METHODS, digits_dls, run_one, small_cnn
-from fastnoisy.benchmark.train import SCHEDULES, clean_accuracy, known_methods, train_one
+from fastnoisy.benchmark import train
+from fastnoisy.benchmark.train import SCHEDULES, clean_accuracy, known_methods, multiply_adds, torch_threads, train_one
 from fastai.callback.core import Callback
 from fastnoisy.core.registry import Method
 from fastnoisy.analysis.detection import wrong_samples
@@ -69,7 +70,7 @@ def test_looking_at_the_test_set_changes_nothing():
         set_seed(0)
         dls.train.rng = random.Random(0)
         plain = Learner(dls, small_cnn(3, 10), loss_func=CrossEntropyLossFlat(), metrics=accuracy)
-        with plain.no_bar(), plain.no_logging(): plain.fit_one_cycle(2, 3e-3)
+        with plain.no_bar(), plain.no_logging(), torch_threads(1): plain.fit_one_cycle(2, 3e-3)
         return plain.model
     assert all(torch.equal(a, b) for a,b in zip(learn.model.state_dict().values(), without().state_dict().values()))
 
@@ -106,3 +107,50 @@ def test_oracle_trains_on_the_right_samples_alone():
     assert seen.ids and not wrong_samples(learn.dls)[list(seen.ids)].any()
     clean,_ = run_one(digits_dls(device='cpu'), partial(small_cnn, 3, 10), 'oracle', 1) # where nothing is wrong it is plain training
     assert clean.right_samples.keep_samples() is None
+
+# Threads
+
+class Threads(Callback):
+    "How many there are in each batch; `exc` ends the fit"
+    run_valid = False
+    def __init__(self, exc=None): self.exc = exc
+    def before_fit(self): self.seen = []
+    def after_batch(self):
+        self.seen.append(torch.get_num_threads())
+        if self.exc and self.train_iter == 2: raise self.exc
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+def hooks_of(model): return [o for m in model.modules() for o in m._forward_hooks.values()]
+
+@pytest.mark.parametrize('small, expected', [(10**9, 1), (0, 2)])
+def test_one_thread_for_little_work(small, expected, two_threads, monkeypatch):
+    monkeypatch.setattr(train, 'SMALL_BATCH', small)
+    threads = Threads()
+    learn,_ = run('also', cbs=threads)
+    assert set(threads.seen) == {expected} and torch.get_num_threads() == 2 and not hooks_of(learn.model)
+    with learn.thread_choice.in_force(): assert torch.get_num_threads() == expected
+    assert learn.thread_choice.work == 64*(8*8*32*27 + 4*4*64*32*9 + 2*2*128*64*9 + 128*10) # three convolutions and a linear layer
+
+@pytest.mark.parametrize('exc', [ZeroDivisionError('x'), KeyboardInterrupt()])
+def test_threads_are_as_before_whatever_stops_the_fit(exc, two_threads):
+    with pytest.raises(type(exc)): run(cbs=Threads(exc))
+    assert torch.get_num_threads() == 2
+
+def test_threads_are_never_more_than_before():
+    with torch_threads(1):
+        threads = Threads()
+        learn,_ = run(cbs=threads)
+        assert set(threads.seen) == {1} and learn.thread_choice.work is None # nothing to choose
+        with torch_threads(4): assert torch.get_num_threads() == 1
+
+def test_multiply_adds_of_a_recurrent_layer():
+    lstm = torch.nn.LSTM(3, 5, batch_first=True)
+    assert multiply_adds(lstm, lstm(torch.zeros(2, 7, 3))) == 2*7*4*5*(3 + 5) # four gates
+    embedding = torch.nn.Embedding(9, 4)
+    assert multiply_adds(embedding, embedding(torch.zeros(2, dtype=int))) == multiply_adds(torch.nn.ReLU(), torch.zeros(3)) == 0
