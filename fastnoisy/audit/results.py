@@ -26,7 +26,7 @@ def sha256(
     return res.hexdigest()
 
 def _read_record(file):
-    "Checksums by the name of the file; empty without a record. A `FileExistsError` for a file that is none"
+    "Lists of checksums by the name of the file; empty without a record. A `FileExistsError` for a file that is none"
     if not os.path.lexists(file): return {}
     try: record = json.loads(file.read_text(encoding='utf-8'))
     except (OSError, ValueError): record = None
@@ -52,7 +52,7 @@ class ResultFolder:
     )->bool:
         "Is the file as an audit wrote it?"
         file = self.path/name
-        return name in self.checksums and file.is_file() and sha256(file) == self.checksums[name]
+        return name in self.checksums and file.is_file() and sha256(file) in self.checksums[name]
 
     def check(self,
         names, # Of files that are to be written
@@ -78,10 +78,11 @@ class ResultFolder:
     ):
         "Within it, write the path it gives: it becomes the file in the end, or nothing changes"
         file = self.path/self._free(name)
-        with whole_file(file, self._part(file.name)) as part: yield part
+        with whole_file(file, self._part(file.name)) as part:
+            yield part
+            self.checksums[file.name] = [*self.checksums.get(file.name, [])[-1:], sha256(part)]
+            self._save() # first, so that there is never a file without its checksum
         self.written.append(file)
-        self.checksums[file.name] = sha256(file)
-        self._save()
 
     def _free(self, name):
         "The name, or the first of name-2, name-3, ... under which nothing is overwritten"

@@ -289,9 +289,8 @@ def read_npz(
     file = Path(file)
     if not file.is_file(): raise FileNotFoundError(f'{file}: there is no such file.')
     try: return _arrays(file)
-    except MemoryError as e:
-        raise ValueError(f'{file} cannot be used: there is not enough memory ({e}), or its head is damaged.') from e
-    except Exception as e: raise ValueError(f'{file} cannot be used: {e}.') from e # a damaged file may raise anything
+    # a damaged file may raise anything; one whose head promises too much, MemoryError
+    except Exception as e: raise ValueError(f'{file} cannot be used: {e}.') from e
 
 def _label_texts(file, labels):
     if labels.ndim == 2 and labels.shape[1] == 1: labels = labels[:,0]

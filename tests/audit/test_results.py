@@ -81,7 +81,9 @@ def test_a_folder_of_listed_images_is_refused(tmp_path, untrained):
 def test_results_in_the_folder_by_another_spelling_are_no_class(tmp_path, monkeypatch):
     write_images(tmp_path/'p')
     (tmp_path/'link').symlink_to(tmp_path/'p')
-    for _ in range(2): assert len(short(tmp_path/'p', out=tmp_path/'link/results')) == 16
+    for _ in range(2):
+        report = short(tmp_path/'p', out=tmp_path/'link/results')
+        assert len(report) == 16 and not report.notes
     assert names(tmp_path/'p/results') == ['audit.json', 'issues.csv', 'learner.pkl', 'report.html']
 
 def test_same_place_on_a_system_without_capitals(tmp_path, monkeypatch):
@@ -175,6 +177,26 @@ def test_full_disk(tmp_path, monkeypatch, capsys):
     assert sorted(after) == sorted(before) and [o for o in before if before[o] != after[o]] == ['audit.json', 'issues.csv']
     monkeypatch.undo()
     short(csv=source, out=out) # and it can be repeated
+
+def test_no_file_without_its_checksum(tmp_path, monkeypatch):
+    "The disk has room for the file and none for the record"
+    folder = ResultFolder(tmp_path)
+    with folder.writing('a') as part: part.write_text('1')
+    def full(self): raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(ResultFolder, '_save', full)
+    with pytest.raises(OSError, match='Not written: a, b. What'):
+        write_results(ResultFolder(tmp_path), dict(a=lambda part: part.write_text('2'), b=lambda part: part.write_text('b')))
+    assert (tmp_path/'a').read_text() == '1' and names(tmp_path) == ['a', 'audit.json'] and ResultFolder(tmp_path).is_own('a')
+
+def test_a_program_that_ends_between_record_and_file(tmp_path, monkeypatch):
+    with ResultFolder(tmp_path).writing('a') as part: part.write_text('1')
+    monkeypatch.setattr(os, 'replace', lambda a, b, own=os.replace: own(a, b) if 'audit.json' in str(b) else 1/0)
+    with pytest.raises(ZeroDivisionError):
+        with ResultFolder(tmp_path).writing('a') as part: part.write_text('2')
+    monkeypatch.undo()
+    assert ResultFolder(tmp_path).is_own('a') # the old one still is
+    with ResultFolder(tmp_path).writing('a') as part: part.write_text('3')
+    assert ResultFolder(tmp_path).is_own('a') and names(tmp_path) == ['a', 'audit.json']
 
 def test_write_results_goes_on(tmp_path):
     def full(part): raise OSError(errno.ENOSPC, 'No space left on device')
