@@ -136,8 +136,8 @@ def small_series_cnn(
     def block(n_from, n_to, size):
         conv = nn.Conv1d(n_from, n_to, size, padding=size//2, bias=False)
         return conv,nn.BatchNorm1d(n_to),nn.ReLU(inplace=True)
-    head = nn.AdaptiveAvgPool1d(1),nn.Flatten(),nn.Linear(64, n_out)
-    return nn.Sequential(*block(1, 64, 7), *block(64, 128, 5), *block(128, 64, 3), *head)
+    convs = *block(1, 64, 7),*block(64, 128, 5),*block(128, 64, 3)
+    return nn.Sequential(*convs, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(64, n_out))
 
 def _series_learner(samples, device, cbs):
     values = samples.inputs.values

@@ -68,7 +68,7 @@ class Labelled:
         lengths = [len(o) for o in self.labels]
         i = int(np.argmax(lengths))
         if lengths[i] > MAX_CHARS: raise ValueError(
-            f'{self.source}: the label of row {self.rows[i]}, {_short(self.labels[i])!r}, has {lengths[i]:,} characters. '
+            f'{self.source}: the label of row {self.rows[i]} has {lengths[i]:,} characters, {_short(self.labels[i])!r}. '
             f'A label is the name of a class, of {MAX_CHARS:,} at most: is it the right column (--y)?')
 
     def __len__(self): return len(self.labels)

@@ -290,7 +290,7 @@ def test_long_labels(tmp_path, untrained):
     table = pd.read_csv(write_table(tmp_path/'t.csv'))
     table.loc[7, 'label'] = 'q'*100_000
     table.to_csv(tmp_path/'t.csv', index=False)
-    with pytest.raises(ValueError, match='the label of row 7, .qqq.* has 100,000 characters') as e: short(csv=tmp_path/'t.csv', out=tmp_path/'out')
+    with pytest.raises(ValueError, match='the label of row 7 has 100,000 characters, .qqq') as e: short(csv=tmp_path/'t.csv', out=tmp_path/'out')
     assert len(str(e.value)) < 500
     table.loc[7, 'label'] = 'q'*MAX_CHARS
     table.to_csv(tmp_path/'t.csv', index=False)
