@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 import fastnoisy
-from fastnoisy.all import METHODS, as_method, as_noise
+from fastnoisy.all import METHODS, as_method
+from fastnoisy.noise.label_noise import as_noise
 from fastnoisy.cli import DEMO, demo, main, parser
 from readme import root
 

@@ -22,7 +22,9 @@ from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import fit_one_cycle
 from sklearn.metrics import average_precision_score, precision_score, recall_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
-from fastnoisy.all import ALSOCallback, BMMFilterCallback, array_dls, as_noise, digits_splits, small_cnn
+from fastnoisy.all import ALSOCallback, BMMFilterCallback, array_dls, small_cnn
+from fastnoisy.noise.label_noise import as_noise
+from fastnoisy.data.digits import digits_splits
 
 VOCAB = [str(i) for i in range(10)]
 

@@ -21,8 +21,11 @@ from common import RESULTS, VERSIONS, Rows, arguments, data_name, images, means,
 import numpy as np, pandas as pd
 from fastai.callback.core import Callback
 from sklearn.metrics import average_precision_score, roc_auc_score
-from fastnoisy.all import (ALSOCallback, BMMFilterCallback, DynamicsCallback, SCORES, as_noise, evaluation_losses,
-                           register_method, run_one, small_cnn, to_quality)
+from fastnoisy.all import ALSOCallback, BMMFilterCallback, DynamicsCallback, register_method, run_one, small_cnn
+from fastnoisy.analysis.training_dynamics import SCORES
+from fastnoisy.noise.label_noise import as_noise
+from fastnoisy.callback.bmm import evaluation_losses
+from fastnoisy.analysis.ranking import to_quality
 
 class Detection(Callback):
     "After each epoch the AUC and the average precision of each signal"

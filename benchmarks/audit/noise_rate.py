@@ -16,7 +16,8 @@ from common import RESULTS, VERSIONS, Rows, arguments, means, measure, tasks
 import numpy as np
 from fastnoisy.all import ALSOCallback, BMMFilterCallback, estimate_noise, noisy
 from fastnoisy.benchmark.train import train_one
-from fastnoisy.benchmark.trial import ARCHS, clean_dls
+from fastnoisy.models import ARCHS
+from fastnoisy.benchmark.trial import clean_dls
 from fastnoisy.benchmark.datasets import DATASETS
 
 NOISES = ['none', 'symmetric:.1', 'symmetric:.2', 'symmetric:.4', 'symmetric:.6', 'pair:.2', 'pair:.4']

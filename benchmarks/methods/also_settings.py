@@ -23,7 +23,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from fastnoisy.all import ALSOCallback, SymmetricNoise, register_method, run_one, small_cnn, suspicion
+from fastnoisy.all import ALSOCallback, SymmetricNoise, register_method, run_one, small_cnn
+from fastnoisy.analysis.detection import suspicion
 
 def from_series(file, noise, seed):
     data = np.load(file)

@@ -16,7 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import RESULTS, VERSIONS, Rows, arguments, data_name, images, means, measure, tasks
 from sklearn.metrics import average_precision_score, roc_auc_score
-from fastnoisy.all import run_one, small_cnn, suspicion
+from fastnoisy.all import run_one, small_cnn
+from fastnoisy.analysis.detection import suspicion
 
 def experiment(args, noise, seed, method):
     dls = images(args, noise, seed)

@@ -27,7 +27,9 @@ import numpy as np, pandas as pd, torch
 from fastai.basics import CrossEntropyLossFlat, DataLoaders, L, Learner, TfmdDL
 from fastai.callback.core import Callback
 from torch import nn
-from fastnoisy.all import METHODS, BetaMixture, SampleCallback
+from fastnoisy.all import METHODS
+from fastnoisy.analysis.mixture import BetaMixture
+from fastnoisy.core.method import SampleCallback
 from fastnoisy.callback.also import ALSOWeights
 
 class LazyRows:

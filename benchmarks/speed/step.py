@@ -16,7 +16,8 @@ from common import arguments
 import pandas as pd, timm, torch
 from fastai.callback.core import Callback, CancelValidException
 from fastai.basics import CrossEntropyLossFlat, DataLoaders, L, Learner, TfmdDL
-from fastnoisy.all import METHODS, LiLAWCallback, SampleCallback, register_method
+from fastnoisy.all import METHODS, LiLAWCallback, register_method
+from fastnoisy.core.method import SampleCallback
 
 def hypergradient(of): return lambda: dict(cbs=LiLAWCallback(meta='hypergradient', meta_of=of))
 for o in ('all', 'head'): register_method(f'lilaw:{o}', hypergradient(o), 'LiLAW with the hypergradient')

@@ -60,7 +60,7 @@ def test_folder(tmp_path, capsys):
     table = run(tmp_path, source)
     said = capsys.readouterr().out
     assert contents(source) == before
-    assert sorted(o.name for o in (tmp_path/'out').iterdir()) == ['issues.csv', 'learner.pkl', 'report.html']
+    assert sorted(o.name for o in (tmp_path/'out').iterdir()) == ['audit.json', 'issues.csv', 'learner.pkl', 'report.html']
     assert sorted(table.row) == list(range(40)) and sorted(table['item']) == sorted(str(source/o) for o in before)
     assert (table.given_label == [Path(o).parent.name for o in table['item']]).all()
     verdict = table[['is_label_issue', 'label_quality', 'given_label', 'predicted_label', 'suggested_label']]
@@ -319,7 +319,7 @@ def test_errors_before_training(tmp_path, monkeypatch):
     fails("looked at: 'train'", 'deep')
     fails("all 1 samples are of one class, 'a'", 'one')
     fails('no sample that can be used. 1 were left out, the first: .*1.png .UnidentifiedImageError', 'broken')
-    fails('is not a folder', 'flowers.csv')
+    fails('file cannot be read', 'file')
     fails('Give one of a folder')
     fails('not 2', 'deep/train', '--npz', npz)
     fails("x='file' names a column", deep, '--x', 'file')
@@ -452,7 +452,7 @@ def test_interrupted(terminal, tmp_path, monkeypatch, capsys):
     interrupt(monkeypatch, 3)
     monkeypatch.setattr('sys.stdout.isatty', lambda: terminal)
     with pytest.raises(SystemExit, match='results are partial'): run(tmp_path, '--npz', write_npz(tmp_path/'d.npz'), '--apply', 'copy', epochs=5)
-    assert sorted(o.name for o in (tmp_path/'out').iterdir()) == ['issues.csv', 'learner.pkl', 'report.html']
+    assert sorted(o.name for o in (tmp_path/'out').iterdir()) == ['audit.json', 'issues.csv', 'learner.pkl', 'report.html']
     says = 'PARTIAL: interrupted after 2 of 5 epochs'
     assert says in capsys.readouterr().out and says in (tmp_path/'out/report.html').read_text()
     assert pd.read_csv(tmp_path/'out/issues.csv').label_quality.notna().sum() == 60
@@ -479,5 +479,5 @@ def test_as_a_program(tmp_path):
         if line.startswith('epoch 2 of'): p.send_signal(signal.SIGINT)
     assert p.wait(120) == 1 and 'fastnoisy: interrupted, so the results are partial' in p.stderr.read()
     assert re.search(r'PARTIAL: interrupted after \d+ of 500 epochs. 1 of 200 samples cannot be used', ''.join(said))
-    assert sorted(o.name for o in (tmp_path/'out').iterdir()) == ['broken.csv', 'issues.csv', 'learner.pkl', 'report.html']
+    assert sorted(o.name for o in (tmp_path/'out').iterdir()) == ['audit.json', 'broken.csv', 'issues.csv', 'learner.pkl', 'report.html']
     assert len(pd.read_csv(tmp_path/'out/issues.csv')) == 199

@@ -5,9 +5,11 @@ import numpy as np, pandas as pd, pytest, torch
 from fastai.learner import Learner
 from fastnoisy.benchmark.train import run_one
 from fastnoisy.core.registry import METHODS
-from fastnoisy.data.digits import digits_dls, small_cnn
-from fastnoisy.benchmark.trial import (ARCHS, TRIAL, DETECTION, RESULTS, model_maker, trial_dls, trial_options,
-                                       clean_dls, grid_trials, noise_rates, run_trial)
+from fastnoisy.data.digits import digits_dls
+from fastnoisy.models import small_cnn
+from fastnoisy.models import ARCHS, model_maker
+from fastnoisy.benchmark.trial import (TRIAL, DETECTION, RESULTS, trial_dls, trial_options, clean_dls, grid_trials,
+                                       noise_rates, run_trial)
 from fastnoisy.benchmark.datasets import DATASETS, register_dataset
 from fastnoisy.benchmark.runner import Table, default_jobs, finished, read_table, run_grid
 from fastnoisy.benchmark.tables import read_grid

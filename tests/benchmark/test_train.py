@@ -3,7 +3,8 @@ from functools import partial
 import numpy as np, pytest, torch
 from fastnoisy.all import METHODS, digits_dls, run_one, small_cnn
 from fastnoisy.benchmark import train
-from fastnoisy.benchmark.train import SCHEDULES, clean_accuracy, known_methods, multiply_adds, torch_threads, train_one
+from fastnoisy.benchmark.train import (SCHEDULES, clean_accuracy, known_methods, multiply_adds, torch_threads,
+                                       train_one)
 from fastai.callback.core import Callback
 from fastnoisy.core.registry import Method
 from fastnoisy.analysis.detection import wrong_samples
