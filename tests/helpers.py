@@ -14,16 +14,16 @@ from fastai.vision.augment import RandTransform
 from fastai.data.core import TfmdDL
 from fastnoisy.callback.dynamics import DynamicsCallback
 from fastnoisy.core.method import MethodCallback
-from fastnoisy.core.registry import METHODS
+from settings import battery, setting
 
 TESTS = Path(__file__).resolve().parent
 PYTHONPATH = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS/'scripts'))) # of the processes that tests start
 
-def blobs(n=96, k=3, d=4, seed=0):
+def blobs(n=96, k=3, d=4, seed=0, spread=2):
     "Gaussian blobs: features (n, d) and class ids (n,)"
     g = torch.Generator().manual_seed(seed)
     y = torch.arange(n) % k
-    x = torch.randn(n, d, generator=g) + 2*torch.eye(k, d)[y]
+    x = torch.randn(n, d, generator=g) + spread*torch.eye(k, d)[y]
     return x, y
 
 def blob_dls(n=96, bs=16, labels=None, num_workers=0, **kwargs):
@@ -71,11 +71,6 @@ def run_in_parts(make_learner, stops):
         learn.fit(n, 1e-2)
         learn.save('stop')
     return learn
-
-def battery():
-    "Names of the methods that every battery is run for: all with callbacks. Of the bare losses, which differ in a formula only, three stand for the others"
-    from fastnoisy.all import METHODS
-    return [o for o,m in METHODS.items() if not m.needs.startswith(('images', 'known noise')) and ('cbs' in m.make() or o in ('ce', 'gce', 'js'))]
 
 class Weigh(MethodCallback):
     "Weights that depend on the sample id only"
@@ -169,43 +164,47 @@ class Brighten(RandTransform):
         x += torch.rand(1).item()
         return x
 
-# for the batteries over all methods
+# for the batteries over all methods: see settings.py
 
-N,K = 64,3
+N,K,LR = 64,3,3e-2 # LR: with it all of them act within two epochs
 
 class Items:
-    "Sample i of the blobs; `broken` raises"
-    def __init__(self, x, y): self.x,self.y,self.broken = x,y,None
+    "Sample i of some blobs; `broken` raises"
+    def __init__(self, x, y, true=None):
+        self.x,self.y,self.true = x,y,true
+        self.broken = None
     def __len__(self): return len(self.y)
     def __getitem__(self, i):
         if i == self.broken: raise OSError('the disk is gone')
         return self.x[i], self.y[i]
+    def new_empty(self): return Items(self.x[:0], self.y[:0]) # for `Learner.export`
 
-def make_dls(n=N, bs=16, k=K, shuffle=True, sort=False, drop_last=False):
-    (x,y),valid = blobs(n, k),blobs(32, k, seed=1)
+def make_dls(n=N, bs=16, k=K, shuffle=True, sort=False, drop_last=False, num_workers=0):
+    "Blobs that can be told apart; a quarter of the training labels is wrong"
+    (x,true),valid = blobs(n, k, spread=6),blobs(32, k, seed=1, spread=6)
+    wrong = torch.rand(n, generator=torch.Generator().manual_seed(5)) < .25
+    y = torch.where(wrong, (true + 1) % k, true)
     order = y.argsort(stable=True) if sort else torch.arange(n)
-    dls = DataLoaders(TfmdDL(Items(x[order], y[order]), bs=bs, shuffle=shuffle, drop_last=drop_last, num_workers=0, device='cpu'),
-                      TfmdDL(Items(*valid), bs=16, num_workers=0, device='cpu'), device='cpu')
+    options = dict(num_workers=num_workers, device='cpu')
+    train = TfmdDL(Items(x[order], y[order], true[order]), bs=bs, shuffle=shuffle, drop_last=drop_last, **options)
+    dls = DataLoaders(train, TfmdDL(Items(*valid), bs=16, **options), device='cpu')
     dls.train.rng.seed(1)
     return dls
 
-def linear(k=K, norm=False):
+def linear(k=K, norm=False, dropout=0.):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8) if norm else nn.Identity(), nn.ReLU(), nn.Linear(8, k))
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.BatchNorm1d(8) if norm else nn.Identity(), nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, k))
 
 def methods_of(method):
     "Arguments for a Learner, and callbacks which act within two epochs"
-    kwargs = {'loss_func': CrossEntropyLossFlat(), **METHODS[method].make()}
-    cbs = L(kwargs.pop('cbs', None))
-    for cb in cbs:
-        if hasattr(cb, 'start'): cb.start = 1
-        if hasattr(cb, 'warmup'): cb.warmup = 0
-        if hasattr(cb, 'agreement'): cb.k,cb.agreement,cb.threshold = 5,.5,0.
-    return cbs + DynamicsCallback(), kwargs
+    kwargs = {'loss_func': CrossEntropyLossFlat(), **setting(method).make()}
+    return L(kwargs.pop('cbs', None)) + L(DynamicsCallback() if setting(method).dynamics else None), kwargs
 
 def make(method, dls=None, model=None, cbs=(), path='.'):
     own,kwargs = methods_of(method)
-    learn = Learner(dls or make_dls(), linear() if model is None else model, metrics=accuracy, cbs=[*own, *cbs], path=path, **kwargs)
+    dls = dls or make_dls()
+    if setting(method).data: dls = setting(method).data(dls)
+    learn = Learner(dls, linear() if model is None else model, metrics=accuracy, cbs=[*own, *cbs], path=path, **kwargs)
     learn.remove_cbs(ProgressCallback)
     learn.logger = lambda *_: None
     return learn
