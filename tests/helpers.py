@@ -1,5 +1,6 @@
 "Small data and learners that the tests share. Everything is made here or ships with a dependency; nothing is downloaded."
 import math, os, pickle
+from copy import deepcopy
 from functools import partial
 from operator import getitem
 from pathlib import Path
@@ -14,7 +15,7 @@ from fastai.vision.augment import RandTransform
 from fastai.data.core import TfmdDL
 from fastnoisy.callback.dynamics import DynamicsCallback
 from fastnoisy.core.method import MethodCallback
-from settings import battery, setting
+from settings import Watch, battery, setting
 
 TESTS = Path(__file__).resolve().parent
 PYTHONPATH = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS/'scripts'))) # of the processes that tests start
@@ -208,3 +209,19 @@ def make(method, dls=None, model=None, cbs=(), path='.'):
     learn.remove_cbs(ProgressCallback)
     learn.logger = lambda *_: None
     return learn
+
+def methods_in(learn): return [cb for cb in learn.cbs if isinstance(cb, MethodCallback) and not isinstance(cb, Watch)]
+
+def states(learn):
+    "All that the methods of a Learner keep, {name: tensor or value}"
+    res = {}
+    def put(key, v):
+        if isinstance(v, dict): parts = v.items()
+        elif isinstance(v, (list, tuple)): parts = enumerate(v)
+        else: parts = None
+        if isinstance(v, (torch.Tensor, np.ndarray, int, float)): res[key] = torch.as_tensor(v).detach().double().cpu().clone()
+        elif parts is None: res[key] = deepcopy(v)
+        else:
+            for k,o in parts: put(f'{key}.{k}', o)
+    for cb in methods_in(learn): put(cb.name, cb.state_dict())
+    return res

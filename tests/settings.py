@@ -5,7 +5,7 @@ from inspect import signature
 import numpy as np, torch
 from fastnoisy.all import METHODS
 from fastnoisy.callback.also import ALSOCallback
-from fastnoisy.callback.bmm import BMMFilterCallback
+from fastnoisy.callback.bmm import BMMFilterCallback, evaluation_losses
 from fastnoisy.callback.confidence import TwoModelConfidenceCallback
 from fastnoisy.callback.knn import KNNCorrectionCallback
 from fastnoisy.callback.lilaw import LiLAWCallback
@@ -20,6 +20,9 @@ class Setting:
     make:callable # () -> arguments of `Learner`: `cbs`, `loss_func`
     acts:tuple=() # What `Watch` sees of it, of `ACTS`
     moves:callable=lambda learn: {} # Learner -> {name: tensor} of all that an optimizer step moves besides the model
+    keeps:callable=lambda learn: {} # Learner -> {name: tensor} of what stays finite, whatever a step was that was skipped
+    inputs:callable=lambda learn: {} # Learner -> {name: tensor} of what a fit within the method is made to
+    settled:callable=lambda learn: True # Is what that fit gives determined by its inputs, far from where it would give something else?
     data:callable=None # Loaders of `make_dls` -> loaders with what it cannot do without; the batteries on plain data leave it out
     mixup:str='' # What its refusal of MixUp says; '' = they compose
     other_classes:str='' # What its refusal of other classes and another model between two fits says; '' = it goes on
@@ -35,6 +38,9 @@ def lilaw(**kwargs): return LiLAWCallback(warmup=0, lr=.5, **kwargs)
 def knn(**kwargs): return early(KNNCorrectionCallback, k=5, agreement=.5, **kwargs)
 def confidence(**kwargs): return TwoModelConfidenceCallback(**{'view': flipped, **kwargs})
 def flipped(x): return x.flip(-1)
+
+def loss_of_each(learn): return {'losses': torch.as_tensor(evaluation_losses(learn))}
+def mixture_is_clear(learn): return learn.bmm.separates and learn.bmm.mixture.separation > 2.5
 
 def two_groups(learn):
     "One number per sample, a quarter of them high: what a mixture makes of it is well determined"
@@ -52,9 +58,11 @@ def with_truth(dls):
 
 def lilaw_moves(learn): return {'lilaw': learn.lilaw.state.params}
 def confidence_moves(learn): return {f'robust.{k}': v for k,v in learn.confidence.robust_model.state_dict().items()}
+def also_keeps(learn): return {'also': learn.also.pi.all()}
+def confidence_keeps(learn): return {'mu': learn.confidence.mu}
 _classes = r"of the classes \['a', 'b', 'c'\], and now they are \['a', 'b', 'c', 'd'\]: use a new"
 _model = 'that of another model.*Use a new'
-_two = dict(acts=('weights', 'loss'), moves=confidence_moves, other_classes=_model)
+_two = dict(acts=('weights', 'loss'), moves=confidence_moves, keeps=confidence_keeps, other_classes=_model)
 
 SETTINGS = {
     'ce': Setting(dict),
@@ -63,12 +71,12 @@ SETTINGS = {
     'gjs': Setting(METHODS['gjs'].make, ('loss',), data=with_images, dynamics=False),
     'oracle': Setting(METHODS['oracle'].make, ('mask',), data=with_truth),
     'lilaw': Setting(lambda: dict(cbs=lilaw()), ('weights',), moves=lilaw_moves),
-    'also': Setting(lambda: dict(cbs=also()), ('weights',)),
-    'also+bmm': Setting(lambda: dict(cbs=[also(), early(BMMFilterCallback, 'also', 'drop')]), ('weights', 'mask')),
-    'also+knn': Setting(lambda: dict(cbs=[also(), knn()]), ('weights', 'labels'), other_classes=_classes),
+    'also': Setting(lambda: dict(cbs=also()), ('weights',), keeps=also_keeps),
+    'also+bmm': Setting(lambda: dict(cbs=[also(), early(BMMFilterCallback, 'also', 'drop')]), ('weights', 'mask'), keeps=also_keeps, settled=mixture_is_clear),
+    'also+knn': Setting(lambda: dict(cbs=[also(), knn()]), ('weights', 'labels'), keeps=also_keeps, other_classes=_classes),
     'confidence': Setting(lambda: dict(cbs=confidence()), **_two, mixup='jsd=0'),
     'confidence:two': Setting(lambda: dict(cbs=confidence(jsd=0, correct_from=1)), **_two),
-    'confidence:single': Setting(lambda: dict(cbs=confidence(models=1)), ('weights', 'loss')),
+    'confidence:single': Setting(lambda: dict(cbs=confidence(models=1)), ('weights', 'loss'), keeps=confidence_keeps),
 }
 
 # more ways to use a method, for the batteries about state: resume and several processes
@@ -76,8 +84,8 @@ SETTINGS = {
 VARIANTS = {
     'drop': Setting(lambda: dict(cbs=early(BMMFilterCallback, two_groups, 'drop', min_kept=0, recheck=0)), ('mask',)),
     'weight': Setting(lambda: dict(cbs=early(BMMFilterCallback, two_groups, 'weight')), ('weights',)),
-    'loss': Setting(lambda: dict(cbs=early(BMMFilterCallback, 'loss'))),
-    'groups': Setting(lambda: dict(cbs=also(groups=np.arange(128) % 7)), ('weights',)),
+    'loss': Setting(lambda: dict(cbs=early(BMMFilterCallback, 'loss')), inputs=loss_of_each, settled=mixture_is_clear),
+    'groups': Setting(lambda: dict(cbs=also(groups=np.arange(64) % 7)), ('weights',)),
     'optimistic': Setting(lambda: dict(cbs=also(mode='optimistic')), ('weights',)),
     'distillation': Setting(lambda: dict(cbs=confidence(penalty_kind='distillation', penalty=1., track=True)), **_two),
     'shifts': Setting(lambda: dict(cbs=confidence(view=None)), **_two, data=with_images, processes=False),

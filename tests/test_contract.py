@@ -1,14 +1,12 @@
 """What holds for every method of the registry. See settings.py for how each is made to act.
 Half precision is in test_precision.py, what stops a fit in test_faults.py, resumed trainings in test_resume.py, several processes in test_distributed.py."""
 from collections import Counter
-from copy import deepcopy
-import numpy as np, pytest, torch
+import pytest, torch
 from fastai.basics import CrossEntropyLossFlat, L, Learner, load_learner
 from fastai.callback.training import GradientAccumulation
 from fastai.callback.mixup import MixUp
-from fastnoisy.core.method import MethodCallback
 from fastnoisy.core.registry import METHODS
-from helpers import K, LR, N, linear, make, make_dls, weights_of
+from helpers import LR, N, linear, make, make_dls, methods_in, states, weights_of
 from settings import ACTS, SETTINGS, VARIANTS, Watch, acted, setting
 
 pytestmark = pytest.mark.filterwarnings('ignore:KNNCorrection', 'ignore:BMMFilter', 'ignore:TwoModelConfidence')
@@ -30,19 +28,6 @@ def trained():
         if method not in made: made[method] = fitted(method)
         return made[method]
     return get
-
-def own(learn): return [cb for cb in learn.cbs if isinstance(cb, MethodCallback) and not isinstance(cb, Watch)]
-
-def states(learn):
-    "All that the methods keep, as numbers"
-    res = {}
-    def put(key, v):
-        if isinstance(v, dict): [put(f'{key}.{k}', o) for k,o in v.items()]
-        elif isinstance(v, (list, tuple)): [put(f'{key}.{i}', o) for i,o in enumerate(v)]
-        elif isinstance(v, (torch.Tensor, np.ndarray, int, float)): res[key] = torch.as_tensor(v).double().cpu().clone()
-        else: res[key] = v
-    for cb in own(learn): put(cb.name, deepcopy(cb.state_dict()))
-    return res
 
 def assert_equal_states(a, b):
     assert a.keys() == b.keys()
@@ -68,11 +53,10 @@ def test_rows_are_those_of_the_registry(method):
 @pytest.mark.parametrize('method', [*SETTINGS, *VARIANTS])
 def test_it_acts_as_it_says(method, trained):
     "What is claimed is seen, and nothing that is not claimed but the loss, which changes with the weights and the labels"
-    learn = fitted(method, dls=make_dls(128)) if method in VARIANTS else trained(method)
+    learn = trained(method)
     seen = acted(learn)
     assert seen - {'loss'} == set(setting(method).acts) - {'loss'} and seen >= set(setting(method).acts)
-    plain = fitted('ce', dls=make_dls(128)) if method in VARIANTS else trained('ce')
-    assert torch.equal(weights_of(learn.model), weights_of(plain.model)) == (not setting(method).acts)
+    assert torch.equal(weights_of(learn.model), weights_of(trained('ce').model)) == (not setting(method).acts)
 
 def test_fit_twice(method):
     "The second fit goes on: what was learnt is there, and every sample has been seen in each epoch or left out"
@@ -80,7 +64,7 @@ def test_fit_twice(method):
     moved = setting(method).moves(learn)
     learn.fit(2, LR)
     assert weights_of(learn.model).isfinite().all()
-    for cb in own(learn):
+    for cb in methods_in(learn):
         if hasattr(cb, 'to_frame'): assert cb.to_frame().sample_id.tolist() == list(range(N))
     assert all(v.isfinite().all() for v in setting(method).moves(learn).values()) and setting(method).moves(learn).keys() == moved.keys()
     if 'mask' not in setting(method).acts and setting(method).dynamics: assert (learn.dynamics.to_frame().seen == 4).all()
@@ -115,7 +99,7 @@ def test_export_is_a_plain_learner(method, tmp_path):
     learn.export('x.pkl')
     assert [cb.name for cb in learn.cbs] == names
     loaded = load_learner(tmp_path/'x.pkl')
-    assert type(loaded) is Learner and not own(loaded)
+    assert type(loaded) is Learner and not methods_in(loaded)
     x = learn.dls.valid.dataset.x[:4]
     with torch.no_grad(): assert torch.equal(loaded.model.eval()(x), learn.model.eval()(x))
 

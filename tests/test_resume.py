@@ -7,14 +7,14 @@ from fastai.callback.tracker import SaveModelCallback
 from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
 import resume
 from resume import At, STOP, fit, make_learner
-from several import MORE, make_dls
 from fastnoisy.all import *
 from fastnoisy.core.checkpoint import FORMAT, check_head, file_head, random_state, set_random_state, whole_file
 from fastnoisy.core.registry import METHODS
 from fastnoisy.core.method import MethodCallback
-from helpers import PYTHONPATH, battery, blob_dls, blob_learner, weights_of
+from helpers import N, PYTHONPATH, blob_dls, blob_learner, make_dls, weights_of
+from settings import VARIANTS, battery
 
-ALL = [*battery(), *MORE]
+ALL = [*battery(), *VARIANTS]
 
 def all_of(learn):
     "Weights, optimizer, and what the methods say"
@@ -157,13 +157,15 @@ def saved(tmp_path, method='also'):
 
 def test_other_data(tmp_path):
     learn = saved(tmp_path)
-    learn.dls = make_dls(120, bs=32)
-    with pytest.raises(ValueError, match='160 training samples, and now there are 120.*with_opt=False'): learn.load('model_1')
+    learn.dls = make_dls(60)
+    with pytest.raises(ValueError, match='64 training samples, and now there are 60.*with_opt=False'): learn.load('model_1')
     learn.load('model_1', with_opt=False)
 
 def test_other_classes(tmp_path):
-    learn = saved(tmp_path)
-    learn.dls.train.vocab = [f'digit {i}' for i in range(10)]
+    learn = make_learner('also', tmp_path, 1)
+    learn.dls.train.vocab = list('012')
+    fit(learn)
+    learn.dls.train.vocab = [f'digit {i}' for i in range(3)]
     with pytest.raises(ValueError, match=r"on the classes \['0', '1', .*now they are \['digit 0'"): learn.load('model_1')
 
 def test_other_format(tmp_path):
@@ -181,7 +183,7 @@ def test_other_format(tmp_path):
 
 @pytest.mark.parametrize('was, now, message', [
     (lambda: ALSOCallback(), lambda: ALSOCallback(objective='max'), "objective='max': the saved weights were learnt with objective='min'"),
-    (lambda: ALSOCallback(), lambda: ALSOCallback(groups=np.arange(160) % 2), 'weights of 160 samples'),
+    (lambda: ALSOCallback(), lambda: ALSOCallback(groups=np.arange(N) % 2), 'weights of 64 samples'),
     (lambda: TwoModelConfidenceCallback(models=1), TwoModelConfidenceCallback, 'models=2: the saved state has no twin'),
     (lambda: DynamicsCallback('aum'), lambda: DynamicsCallback('el2n'), 'aum'),
     (lambda: BMMFilterCallback('running_loss'), lambda: BMMFilterCallback('aum'), "signal='aum': the saved state is that of signal='running_loss'"),
