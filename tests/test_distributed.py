@@ -38,8 +38,9 @@ def compare(parts, method, world):
     for other_kept,other_said in others: assert all(map(equal, kept, other_kept)) and all(map(equal, said, other_said))
     assert len(kept) == len(alone(method, world)) == several.EPOCHS
     for epoch,(one,row) in enumerate(zip(kept, alone(method, world))):
-        assert row.keys() == one.keys()
-        for name,value in row.items():
+        assert all(o.startswith('bmm.') for o in row.keys() ^ one.keys()) # a mixture may be clear by a hair
+        for name in row.keys() & one.keys():
+            value = row[name]
             apart = ((known(one[name]) - known(value)).abs() - 1e-4*(1 + known(value).abs())).max()
             assert apart <= 0, f'epoch {epoch}: {name} is not that of one process, {apart:.2g} too far'
 
@@ -51,7 +52,8 @@ def test_two_processes_are_one(two, method): compare(two, method, 2)
 def test_the_methods_have_acted(two):
     "or the comparison says nothing: the mixtures are clear, and were used"
     def said(method, name): return two[0][method][1][-1][name]
-    for method in ('also+bmm', 'drop', 'weight', 'loss'): assert any('bmm.p_noisy' in o for o in two[0][method][0]), method
+    for method in ('also+bmm', 'drop', 'weight', 'loss'):
+        assert any('bmm.p_noisy' in a and 'bmm.p_noisy' in b for a,b in zip(two[0][method][0], alone(method, 2))), method
     assert said('drop', 'bmm')[:,2].sum() == 16 and said('also+bmm', 'bmm')[:,2].sum() > 8 # is_label_issue
     assert two[0]['lilaw'][0][-1]['lilaw.params'].tolist() != [10, 2, 6]
     assert said('also+knn', 'knn')[:,7].sum() > 0 # is_corrected

@@ -41,18 +41,31 @@ def test_wheel_installed_elsewhere(wheel, tmp_path):
     out = run(sys.executable, '-c', 'import fastnoisy.callback.lilaw as m; print(m.__file__)', cwd=tmp_path, env=env)
     assert out.strip().startswith(str(tmp_path/'site'))
 
-def test_heavy_packages_are_imported_when_used():
-    code = 'import sys, fastai.vision.all; before = set(sys.modules); import fastnoisy.all; print({o.split(".")[0] for o in set(sys.modules) - before})'
-    assert not ast.literal_eval(run(sys.executable, '-c', code, cwd=root).strip()) & {'tsai', 'medmnist', 'skimage', 'sklearn', 'pyts'}
-
-def test_star_import_shadows_nothing_of_fastai():
-    code = '''
+@pytest.fixture(scope='module')
+def imported():
+    "What `from fastnoisy.all import *` changes after fastai has been imported"
+    code = """
+import sys
 from fastai.vision.all import *
-before = dict(globals())
+import fastai.callback.all, fastai.distributed
+names,modules = dict(globals()),set(sys.modules)
+def classes_of(m): return [o for o in list(vars(m).values()) if isinstance(o, type) and o.__module__.startswith(('fastai', 'fastcore', 'torch.nn'))]
+classes = {o: dict(vars(o)) for name,m in list(sys.modules.items()) if name.startswith('fastai') for o in classes_of(m)}
 from fastnoisy.all import *
-print([k for k,v in before.items() if k in globals() and globals()[k] is not v and k not in ('before', '__annotations__')])
-'''
-    assert ast.literal_eval(run(sys.executable, '-c', code, cwd=root).strip()) == []
+shadowed = [k for k,v in names.items() if k in globals() and globals()[k] is not v and k not in ('names', 'modules', 'classes', '__annotations__')]
+changed = {o.__name__: sorted(k for k in was.keys() | vars(o).keys() if was.get(k) is not vars(o).get(k)) for o,was in classes.items()}
+packages = sorted({o.split('.')[0] for o in set(sys.modules) - modules})
+print(dict(packages=packages, shadowed=shadowed, changed={k: v for k,v in changed.items() if v}, n=len(classes)))
+"""
+    return ast.literal_eval(run(sys.executable, '-c', code, cwd=root).strip().split('\n')[-1])
+
+def test_heavy_packages_are_imported_when_used(imported):
+    assert not {*imported['packages']} & {'tsai', 'medmnist', 'skimage', 'sklearn', 'pyts'} and 'fastnoisy' in imported['packages']
+
+def test_star_import_shadows_nothing_of_fastai(imported): assert imported['shadowed'] == []
+
+@pytest.mark.xfail(strict=False, reason='Learner has fit, save, load, export and noise_report of fastnoisy')
+def test_no_class_of_fastai_is_changed(imported): assert imported['n'] > 200 and imported['changed'] == {}
 
 def test_export_changes_nothing(tmp_path):
     for o in ('fastnoisy', 'nbs'): shutil.copytree(root/o, tmp_path/o, ignore=shutil.ignore_patterns('__pycache__'))

@@ -34,6 +34,7 @@ def train(method, world, dls=None, epochs=EPOCHS):
     "The Learner, with what `Noted` has seen; one process has batches as large as those of `world` processes together"
     dls = dls or make_dls(bs=BS*world)
     set_seed(5)
+    dls.train.rng.seed(5) # an order with which the mixtures are clear
     learn = learner_of(method, dls)
     if num_distrib() > 1:
         with learn.distrib_ctx(sync_bn=False, cpu=True): learn.fit(epochs, LR)
