@@ -1,4 +1,4 @@
-"Small data and learners that the tests share. Everything is made here or ships with a dependency; nothing is downloaded."
+"Small data and learners that the tests share. All is made here or ships with a dependency; nothing is downloaded."
 import math, os, pickle
 from copy import deepcopy
 from functools import partial
@@ -32,7 +32,8 @@ def blob_dls(n=96, bs=16, labels=None, num_workers=0, **kwargs):
     x,y = (torch.cat(o) for o in zip(blobs(n), blobs(48, seed=1)))
     if labels is not None: y = torch.cat([labels, y[n:]])
     row = lambda v: partial(getitem, v)
-    dsets = Datasets(range(n+48), [[row(x)], [row(y.tolist()), Categorize(vocab=[0, 1, 2])]], splits=[range(n), range(n, n+48)])
+    pipelines = [row(x)],[row(y.tolist()), Categorize(vocab=[0, 1, 2])]
+    dsets = Datasets(range(n+48), pipelines, splits=[range(n), range(n, n+48)])
     return dsets.dataloaders(bs=bs, num_workers=num_workers, device='cpu', drop_last=False, **kwargs)
 
 def small_model(d=4, k=3, seed=0):
@@ -90,7 +91,8 @@ class Spy(Callback):
     def before_fit(self): self.seen = []
     def after_loss(self):
         o = self.learn
-        self.seen.append({k: getattr(o, k).detach().clone() for k in ('sample_ids', 'sample_loss', 'sample_weight', 'loss', 'loss_grad')}
+        names = 'sample_ids','sample_loss','sample_weight','loss','loss_grad'
+        self.seen.append({k: getattr(o, k).detach().clone() for k in names}
                          | dict(y=o.yb[0].clone(), pred=o.pred.detach().clone()))
 
 class AutocastCPU(Callback):
@@ -109,7 +111,8 @@ def image_learner(cbs=None, **kwargs):
     dls = DataLoaders.from_dsets(L(zip(x[:32], y[:32])), L(zip(x[32:], y[32:])), bs=8, device='cpu', num_workers=0)
     dls.train.rng.seed(0)
     torch.manual_seed(1)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    body = nn.Conv2d(1, 4, 3),nn.BatchNorm2d(4),nn.ReLU(),nn.AdaptiveAvgPool2d(1)
+    model = nn.Sequential(*body, nn.Flatten(), nn.Linear(4, 2))
     return Learner(dls, model, loss_func=CrossEntropyLossFlat(), cbs=cbs, metrics=accuracy, **kwargs)
 
 class Stop(Callback):
@@ -120,7 +123,8 @@ class Stop(Callback):
 
 def snapshot(learn):
     return dict(loss_func=learn.loss_func, opt_func=learn.opt_func, dls=learn.dls, loaders=list(learn.dls.loaders),
-                after_batch=learn.dls.train.after_batch, cbs=list(learn.cbs), model=learn.model, metrics=list(learn.metrics),
+                after_batch=learn.dls.train.after_batch, cbs=list(learn.cbs), model=learn.model,
+                metrics=list(learn.metrics),
                 reduction=learn.loss_func.reduction, attrs=set(vars(learn)))
 
 RNG = np.random.default_rng(0)
@@ -132,7 +136,8 @@ def write_cifar(folder, python, n=4):
     for name in [*(f'data_batch_{i}' for i in range(1, 6)), 'test_batch']:
         labels,pixels = RNG.integers(0, 10, n),RNG.integers(0, 256, (n, 3072), dtype=np.uint8)
         parts[name] = labels,pixels
-        if python: (folder/name).write_bytes(pickle.dumps({b'batch_label': b'x', b'labels': labels.tolist(), b'data': pixels}))
+        rows = {b'batch_label': b'x', b'labels': labels.tolist(), b'data': pixels}
+        if python: (folder/name).write_bytes(pickle.dumps(rows))
         else: np.concatenate([labels[:,None].astype(np.uint8), pixels], 1).tofile(folder/f'{name}.bin')
     (folder/('batches.meta' if python else 'batches.meta.txt')).write_bytes(b'')
     return parts
@@ -154,9 +159,11 @@ def by_hand(z, y, times=None, sigma2=1e-4):
     mu = mean(p)
     forgotten = sum(a and not b for a,b in zip(right, right[1:]))
     psi = mean([math.log(1 + v + v*v/2) for v in losses])
-    return dict(loss=losses[-1], running_loss=mean(losses), confidence=mu, variability=math.sqrt(mean([(v-mu)**2 for v in p])),
-                aleatoric=mean([v*(1-v) for v in p]), aum=mean(margins), el2n=mean(errors), forgetting=forgotten if any(right) else n,
-                wrong_events=right.count(False), cnlcu=psi - sigma2*(times + sigma2*math.log(2*times)/times**2)/(n - sigma2))
+    return dict(loss=losses[-1], running_loss=mean(losses), confidence=mu,
+                variability=math.sqrt(mean([(v-mu)**2 for v in p])), aleatoric=mean([v*(1-v) for v in p]),
+                aum=mean(margins), el2n=mean(errors), forgetting=forgotten if any(right) else n,
+                wrong_events=right.count(False),
+                cnlcu=psi - sigma2*(times + sigma2*math.log(2*times)/times**2)/(n - sigma2))
 
 class Brighten(RandTransform):
     "Adds a random number to the images, in place"
@@ -194,7 +201,8 @@ def make_dls(n=N, bs=16, k=K, shuffle=True, sort=False, drop_last=False, num_wor
 
 def linear(k=K, norm=False, dropout=0.):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.BatchNorm1d(8) if norm else nn.Identity(), nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, k))
+    body = nn.Linear(4, 8),nn.BatchNorm1d(8) if norm else nn.Identity(),nn.ReLU(),nn.Dropout(dropout)
+    return nn.Sequential(nn.Flatten(), *body, nn.Linear(8, k))
 
 def methods_of(method):
     "Arguments for a Learner, and callbacks which act within two epochs"
@@ -219,7 +227,8 @@ def states(learn):
         if isinstance(v, dict): parts = v.items()
         elif isinstance(v, (list, tuple)): parts = enumerate(v)
         else: parts = None
-        if isinstance(v, (torch.Tensor, np.ndarray, int, float)): res[key] = torch.as_tensor(v).detach().double().cpu().clone()
+        is_number = isinstance(v, (torch.Tensor, np.ndarray, int, float))
+        if is_number: res[key] = torch.as_tensor(v).detach().double().cpu().clone()
         elif parts is None: res[key] = deepcopy(v)
         else:
             for k,o in parts: put(f'{key}.{k}', o)

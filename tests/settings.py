@@ -1,5 +1,5 @@
-"""One row per method: how to make it act within two epochs on the data of `helpers.make_dls`. The rows drive every battery (contract, faults,
-precision, resume, several processes, text, series); a new method needs one row here and nothing else."""
+"""One row per method: how to make it act within two epochs on the data of `helpers.make_dls`. The rows drive every battery
+(contract, faults, precision, resume, several processes, series); a new method needs one row here and nothing else."""
 from dataclasses import dataclass
 from inspect import signature
 import numpy as np, torch
@@ -26,6 +26,7 @@ class Setting:
     data:callable=None # Loaders of `make_dls` -> loaders with what it cannot do without; the batteries on plain data leave it out
     mixup:str='' # What its refusal of MixUp says; '' = they compose
     other_classes:str='' # What its refusal of other classes and another model between two fits says; '' = it goes on
+    text:callable=lambda make_model: {} # Function that makes a model of texts, which cannot be copied -> options of `make` for it
     processes:bool=True # Do several processes give what one gives? Not with random numbers of their own
     dynamics:bool=True # Can `DynamicsCallback` look at its predictions?
 
@@ -62,7 +63,8 @@ def also_keeps(learn): return {'also': learn.also.pi.all()}
 def confidence_keeps(learn): return {'mu': learn.confidence.mu}
 _classes = r"of the classes \['a', 'b', 'c'\], and now they are \['a', 'b', 'c', 'd'\]: use a new"
 _model = 'that of another model.*Use a new'
-_two = dict(acts=('weights', 'loss'), moves=confidence_moves, keeps=confidence_keeps, other_classes=_model)
+_two = dict(acts=('weights', 'loss'), moves=confidence_moves, keeps=confidence_keeps, other_classes=_model,
+            text=lambda make_model: dict(robust_model=make_model(), view=None))
 
 SETTINGS = {
     'ce': Setting(dict),
@@ -72,10 +74,12 @@ SETTINGS = {
     'oracle': Setting(METHODS['oracle'].make, ('mask',), data=with_truth),
     'lilaw': Setting(lambda: dict(cbs=lilaw()), ('weights',), moves=lilaw_moves),
     'also': Setting(lambda: dict(cbs=also()), ('weights',), keeps=also_keeps),
-    'also+bmm': Setting(lambda: dict(cbs=[also(), early(BMMFilterCallback, 'also', 'drop')]), ('weights', 'mask'), keeps=also_keeps, settled=mixture_is_clear),
-    'also+knn': Setting(lambda: dict(cbs=[also(), knn()]), ('weights', 'labels'), keeps=also_keeps, other_classes=_classes),
-    'confidence': Setting(lambda: dict(cbs=confidence()), **_two, mixup='jsd=0'),
-    'confidence:two': Setting(lambda: dict(cbs=confidence(jsd=0, correct_from=1)), **_two),
+    'also+bmm': Setting(lambda: dict(cbs=[also(), early(BMMFilterCallback, 'also', 'drop')]), ('weights', 'mask'),
+                        keeps=also_keeps, settled=mixture_is_clear),
+    'also+knn': Setting(lambda: dict(cbs=[also(), knn()]), ('weights', 'labels'),
+                        keeps=also_keeps, other_classes=_classes),
+    'confidence': Setting(lambda **options: dict(cbs=confidence(**options)), **_two, mixup='jsd=0'),
+    'confidence:two': Setting(lambda **options: dict(cbs=confidence(jsd=0, correct_from=1, **options)), **_two),
     'confidence:single': Setting(lambda: dict(cbs=confidence(models=1)), ('weights', 'loss'), keeps=confidence_keeps),
 }
 
@@ -97,7 +101,7 @@ VARIANTS = {
 def setting(name): return SETTINGS[name] if name in SETTINGS else VARIANTS[name]
 
 def battery():
-    "Names of the methods that every battery is run for, on plain data. Of the bare losses, which differ in a formula only, three stand for the others"
+    "Methods that every battery is run for, on plain data. Bare losses differ in a formula only: three stand for all"
     return [o for o in METHODS if o in SETTINGS and SETTINGS[o].data is None]
 
 class Watch(MethodCallback):

@@ -1,5 +1,6 @@
 """What holds for every method of the registry. See settings.py for how each is made to act.
-Half precision is in test_precision.py, what stops a fit in test_faults.py, resumed trainings in test_resume.py, several processes in test_distributed.py."""
+Half precision is in test_precision.py, what stops a fit in test_faults.py, resumed trainings in test_resume.py, and several
+processes in test_distributed.py."""
 from collections import Counter
 import pytest, torch
 from fastai.basics import CrossEntropyLossFlat, L, Learner, load_learner
@@ -35,12 +36,19 @@ def assert_equal_states(a, b):
         if isinstance(a[k], torch.Tensor): assert torch.equal(a[k].nan_to_num(-9), b[k].nan_to_num(-9)), k
         else: assert a[k] == b[k], k
 
+def assert_seen(learn, method, times):
+    "Each sample has been trained on so many times, where none is left out"
+    own = setting(method)
+    if own.dynamics and 'mask' not in own.acts: assert (learn.dynamics.to_frame().seen == times).all()
+
 # the table
 
 def test_every_method_has_a_row():
     missing = [o for o,m in METHODS.items() if 'cbs' in m.make() and o not in SETTINGS]
-    assert not missing, f'''No settings for {missing}. Add a row to SETTINGS in tests/settings.py, with the arguments with which the method acts within two epochs on
-`helpers.make_dls()` and what is to be seen of it: {missing[0]!r}: Setting(lambda: dict(cbs=...(warmup=1)), acts=(some of {ACTS}))'''
+    assert not missing, (
+        f'No settings for {missing}. Add a row to SETTINGS in tests/settings.py, with the arguments with which the method acts '
+        f'within two epochs on `helpers.make_dls()`, and what is to be seen of it:\n'
+        f'    {missing[0]!r}: Setting(lambda: dict(cbs=...(warmup=1)), acts=(some of {ACTS})),')
 
 def test_rows_are_those_of_the_registry(method):
     "What a row makes is what the registry makes, with other arguments"
@@ -52,7 +60,7 @@ def test_rows_are_those_of_the_registry(method):
 
 @pytest.mark.parametrize('method', [*SETTINGS, *VARIANTS])
 def test_it_acts_as_it_says(method, trained):
-    "What is claimed is seen, and nothing that is not claimed but the loss, which changes with the weights and the labels"
+    "What is claimed is seen, and nothing else but the loss, which changes with the weights and the labels"
     learn = trained(method)
     seen = acted(learn)
     assert seen - {'loss'} == set(setting(method).acts) - {'loss'} and seen >= set(setting(method).acts)
@@ -66,8 +74,9 @@ def test_fit_twice(method):
     assert weights_of(learn.model).isfinite().all()
     for cb in methods_in(learn):
         if hasattr(cb, 'to_frame'): assert cb.to_frame().sample_id.tolist() == list(range(N))
-    assert all(v.isfinite().all() for v in setting(method).moves(learn).values()) and setting(method).moves(learn).keys() == moved.keys()
-    if 'mask' not in setting(method).acts and setting(method).dynamics: assert (learn.dynamics.to_frame().seen == 4).all()
+    now = setting(method).moves(learn)
+    assert now.keys() == moved.keys() and all(v.isfinite().all() for v in now.values())
+    assert_seen(learn, method, 4)
 
 def test_lr_find_leaves_no_trace(method, tmp_path):
     "No more than it leaves without a method"
@@ -81,7 +90,7 @@ def test_lr_find_leaves_no_trace(method, tmp_path):
         assert torch.equal(weights, weights_of(learn.model)) and {*vars(learn)} <= names
         if epochs: assert_equal_states(before, states(learn))
         learn.fit(2, LR)
-        if not epochs and setting(method).dynamics and 'mask' not in setting(method).acts: assert (learn.dynamics.to_frame().seen == 2).all()
+        assert_seen(learn, method, epochs + 2)
 
 def test_validation_and_predictions_are_those_of_the_model(method, trained):
     learn = trained(method)
@@ -90,7 +99,8 @@ def test_validation_and_predictions_are_those_of_the_model(method, trained):
     with plain.no_bar():
         assert learn.validate() == plain.validate()
         for ds_idx in (0, 1):
-            for a,b in zip(learn.get_preds(ds_idx=ds_idx, with_loss=True), plain.get_preds(ds_idx=ds_idx, with_loss=True)): assert torch.equal(a, b)
+            both = (o.get_preds(ds_idx=ds_idx, with_loss=True) for o in (learn, plain))
+            assert all(torch.equal(a, b) for a,b in zip(*both))
     assert_equal_states(before, states(learn))
 
 def test_export_is_a_plain_learner(method, tmp_path):
@@ -116,7 +126,8 @@ def test_workers_change_nothing(method, trained):
     assert_equal_states(states(again), states(trained(method)))
 
 def test_mixup_composes_or_is_refused(method, request):
-    if method == 'gjs': request.applymarker(pytest.mark.xfail(reason='TwoViews doubles the batch before MixUp blends it', strict=False))
+    doubled = pytest.mark.xfail(reason='TwoViews doubles the batch before MixUp blends it', strict=False)
+    if method == 'gjs': request.applymarker(doubled)
     refusal = setting(method).mixup
     if refusal:
         with pytest.raises(ValueError, match=refusal): fitted(method, cbs=[MixUp(.4)])
@@ -131,7 +142,7 @@ def test_accumulated_gradients(method, trained):
     if 'mask' not in setting(method).acts: assert steps[0] == N//16
     assert weights_of(learn.model).isfinite().all()
     assert set(setting(method).acts) <= acted(learn)
-    if 'mask' not in setting(method).acts and setting(method).dynamics: assert (learn.dynamics.to_frame().seen == 2).all()
+    assert_seen(learn, method, 2)
 
 def test_classes_have_no_order(method, trained):
     "Classes with other ids, and outputs of the model to match: the same training"
@@ -143,4 +154,5 @@ def test_classes_have_no_order(method, trained):
         for p in (model[-1].weight, model[-1].bias): p[order] = p.clone()
     learn,plain = fitted(method, dls=dls, model=model),trained(method)
     x = dls.valid.dataset.x
-    with torch.no_grad(): torch.testing.assert_close(learn.model.eval()(x)[:,order], plain.model.eval()(x), rtol=1e-3, atol=1e-4)
+    with torch.no_grad(): got,expected = learn.model.eval()(x),plain.model.eval()(x)
+    torch.testing.assert_close(got[:,order], expected, rtol=1e-3, atol=1e-4)

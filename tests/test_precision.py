@@ -1,5 +1,6 @@
 "Half precision, channels last, compiled models, and no waiting for the device: every method of the registry."
 from contextlib import contextmanager
+from functools import partial
 import numpy as np, pytest, torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,7 +22,8 @@ class OnCPU(MixedPrecision):
     def __init__(self, dtype, scale=2.**10): self.dtype,self.scale,self.skips = dtype,scale,0
     def before_fit(self):
         self.autocast,self.scales = torch.autocast('cpu', dtype=self.dtype),L()
-        self.learn.scaler = torch.amp.GradScaler('cpu', init_scale=self.scale, growth_interval=1000, enabled=self.dtype == torch.float16)
+        scaled = self.dtype == torch.float16
+        self.learn.scaler = torch.amp.GradScaler('cpu', init_scale=self.scale, growth_interval=1000, enabled=scaled)
     def after_cancel_step(self): self.skips += 1
     after_step = MixedPrecision.after_step
 
@@ -95,7 +97,8 @@ def test_state_of_a_device_without_64_bit_numbers():
 def image_learner(method, channels_last):
     dls = make_dls()
     g = torch.Generator().manual_seed(0)
-    for dl in dls.loaders: dl.dataset.x = torch.rand(len(dl.dataset), 3, 8, 8, generator=g) + dl.dataset.y[:,None,None,None]/3
+    def images(o): return torch.rand(len(o), 3, 8, 8, generator=g) + o.y[:,None,None,None]/3
+    for dl in dls.loaders: dl.dataset.x = images(dl.dataset)
     torch.manual_seed(1)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     return make(method, dls, model, cbs=[ChannelsLast()] if channels_last else [])
@@ -113,17 +116,24 @@ def assert_compiled_is_plain(make_learner, backend):
     torch.testing.assert_close(weights_of(compiled.model), weights_of(plain.model), rtol=1e-3, atol=1e-4)
     for a,b in zip(plain.cbs, compiled.cbs):
         if not hasattr(a, 'to_frame'): continue
-        np.testing.assert_allclose(b.to_frame().values.astype(float), a.to_frame().values.astype(float), rtol=1e-2, atol=1e-3)
+        expected,got = (o.to_frame().values.astype(float) for o in (a, b))
+        np.testing.assert_allclose(got, expected, rtol=1e-2, atol=1e-3)
 
 @pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
 def test_compiled_model(method, backend): assert_compiled_is_plain(lambda model: make(method, model=model), backend)
 
 @pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
 def test_scores_that_look_into_a_compiled_model(backend):
-    def learner(model): return make('ce', model=model).remove_cb(DynamicsCallback).add_cb(DynamicsCallback(['grand', 'grand_full']))
+    def learner(model):
+        learn = make('ce', model=model).remove_cb(DynamicsCallback)
+        return learn.add_cb(DynamicsCallback(['grand', 'grand_full']))
     assert_compiled_is_plain(learner, backend)
 
-@pytest.mark.parametrize('compile', [lambda m: torch.compile(m, backend='eager'), lambda m: m.compile(backend='eager') or m])
+def compiled_in_place(model):
+    model.compile(backend='eager')
+    return model
+
+@pytest.mark.parametrize('compile', [partial(torch.compile, backend='eager'), compiled_in_place])
 def test_embedding_of_a_compiled_model(compile):
     torch._dynamo.reset()
     plain,learn = make('ce'),make('ce', model=compile(linear()))

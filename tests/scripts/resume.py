@@ -1,5 +1,6 @@
 """Run by test_resume.py: train every method in a process that is killed in the middle of its third epoch.
-`python resume.py OUT` leaves OUT/METHOD/models/model_1.pth, the last whole checkpoint of each, and what was being written when the process died."""
+`python resume.py OUT` leaves OUT/METHOD/models/model_1.pth, the last whole checkpoint of each, and what was being written
+when the process died."""
 import os, signal, sys
 from pathlib import Path
 import torch
@@ -20,7 +21,8 @@ def make_learner(method, path, seed):
     return learn
 
 def fit(learn, cbs=None, start_epoch=0):
-    learn.fit_one_cycle(4, LR, cbs=[SaveModelCallback(every_epoch=True, with_opt=True), *L(cbs)], start_epoch=start_epoch)
+    saves = SaveModelCallback(every_epoch=True, with_opt=True)
+    learn.fit_one_cycle(4, LR, cbs=[saves, *L(cbs)], start_epoch=start_epoch)
     return learn
 
 class At(Callback):

@@ -1,4 +1,4 @@
-"""What each of the processes started by test_distributed.py runs: train every method, and note what it knows after each epoch.
+"""What each of the processes started by test_distributed.py runs: train every method, note what it knows after each epoch.
 `torchrun ... several.py OUT [METHOD ...]` writes OUT/RANK.pth."""
 import os, signal, sys
 from contextlib import contextmanager
@@ -16,8 +16,8 @@ from settings import VARIANTS, battery, confidence, early, knn, setting
 BS,EPOCHS = 8,2 # BS: of each process
 
 class Noted(Callback):
-    """After each epoch, what the methods keep (`kept`) and what they say (`said`). What was fitted to numbers that do not determine it is not in `kept`:
-    the numbers are"""
+    """After each epoch, what the methods keep (`kept`) and what they say (`said`). What was fitted to numbers that do not
+    determine it is not in `kept`: the numbers are"""
     order = 80
     def __init__(self, setting): self.setting = setting
     def before_fit(self): self.kept,self.said = [],[]
@@ -26,7 +26,8 @@ class Noted(Callback):
         kept = dict(states(learn), model=weights_of(learn.model).clone(), **self.setting.inputs(learn))
         if not self.setting.settled(learn): kept = {k: v for k,v in kept.items() if not k.startswith('bmm.')}
         self.kept.append({k: v for k,v in kept.items() if isinstance(v, torch.Tensor)})
-        self.said.append({cb.name: torch.tensor(cb.to_frame().astype(float).values) for cb in methods_in(learn) if hasattr(cb, 'to_frame')})
+        frames = {cb.name: cb.to_frame() for cb in methods_in(learn) if hasattr(cb, 'to_frame')}
+        self.said.append({k: torch.tensor(v.astype(float).values) for k,v in frames.items()})
 
 def learner_of(method, dls): return make(method, dls, cbs=[Noted(setting(method))])
 
@@ -43,7 +44,7 @@ def train(method, world, dls=None, epochs=EPOCHS):
 
 @contextmanager
 def as_divided(world):
-    "One process gets its samples in the order in which `world` processes would: of each batch the part of the first, then that of the second, ..."
+    "One process gets its samples in the order in which `world` processes would: of each batch the first part, the second, ..."
     own = ids._TaggedDL.get_idxs
     def get_idxs(self):
         order = list(own(self))
@@ -75,7 +76,9 @@ def refused():
     def fit(n, in_distrib=True, with_lr_find=False):
         learn = learner_of('also', make_dls(n, BS))
         if not in_distrib: return learn.fit(1)
-        with learn.distrib_ctx(sync_bn=False, cpu=True): learn.lr_find(show_plot=False) if with_lr_find else learn.fit(1)
+        with learn.distrib_ctx(sync_bn=False, cpu=True):
+            if with_lr_find: learn.lr_find(show_plot=False)
+            else: learn.fit(1)
     return [message(fit, 60 + rank_distrib()), message(fit, 60, False), message(fit, 60, True, True)]
 
 class Dies(Callback):
