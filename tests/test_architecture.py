@@ -1,6 +1,6 @@
 """How the house is built, read from the sources: who imports whom, how lines and cells look, which words are used.
-What is still to be repaired is counted in reference/lines.json, whose numbers only shrink: `python tests/test_architecture.py`
-lowers them."""
+What is still to be repaired is counted in reference/lines.json, whose numbers only shrink:
+`python tests/test_architecture.py` lowers them."""
 import ast, json, re
 from collections import Counter
 from functools import cache
@@ -152,8 +152,8 @@ def too_many(now, was):
 def where(file, rule): return faults(ROOT/file)[rule]
 
 def test_lines():
-    """`wide` over 120 columns, 140 with a comment; `crowded` with two statements; `tuples` of four names; two `comprehensions`;
-    `cells` of 60 lines"""
+    """`wide` over 120 columns, 140 with a comment; `crowded` with two statements; `tuples` of four names; two
+    `comprehensions`; `cells` of 60 lines"""
     more = too_many(line_counts(), allowed()['lines'])
     assert not more, '\n'.join(f'{k}: {v}, in lines {where(*k.split(": "))}' for k,v in more.items())
 

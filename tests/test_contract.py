@@ -1,6 +1,6 @@
 """What holds for every method of the registry. See settings.py for how each is made to act.
-Half precision is in test_precision.py, what stops a fit in test_faults.py, resumed trainings in test_resume.py, and several
-processes in test_distributed.py."""
+Half precision is in test_precision.py, what stops a fit in test_faults.py, resumed trainings in test_resume.py,
+several processes in test_distributed.py."""
 from collections import Counter
 import pytest, torch
 from fastai.basics import CrossEntropyLossFlat, L, Learner, load_learner
@@ -46,8 +46,8 @@ def assert_seen(learn, method, times):
 def test_every_method_has_a_row():
     missing = [o for o,m in METHODS.items() if 'cbs' in m.make() and o not in SETTINGS]
     assert not missing, (
-        f'No settings for {missing}. Add a row to SETTINGS in tests/settings.py, with the arguments with which the method acts '
-        f'within two epochs on `helpers.make_dls()`, and what is to be seen of it:\n'
+        f'No settings for {missing}. Add a row to SETTINGS in tests/settings.py, with the arguments with which the method '
+        f'acts within two epochs on `helpers.make_dls()`, and what is to be seen of it:\n'
         f'    {missing[0]!r}: Setting(lambda: dict(cbs=...(warmup=1)), acts=(some of {ACTS})),')
 
 def test_rows_are_those_of_the_registry(method):

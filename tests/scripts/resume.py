@@ -1,6 +1,6 @@
 """Run by test_resume.py: train every method in a process that is killed in the middle of its third epoch.
-`python resume.py OUT` leaves OUT/METHOD/models/model_1.pth, the last whole checkpoint of each, and what was being written
-when the process died."""
+`python resume.py OUT` leaves OUT/METHOD/models/model_1.pth, the last whole checkpoint of each, and what was being
+written when the process died."""
 import os, signal, sys
 from pathlib import Path
 import torch

@@ -1,4 +1,4 @@
-"""What each of the processes started by test_distributed.py runs: train every method, note what it knows after each epoch.
+"""What each of the processes started by test_distributed.py runs: train every method, note what it knows.
 `torchrun ... several.py OUT [METHOD ...]` writes OUT/RANK.pth."""
 import os, signal, sys
 from contextlib import contextmanager
@@ -16,8 +16,8 @@ from settings import VARIANTS, battery, confidence, early, knn, setting
 BS,EPOCHS = 8,2 # BS: of each process
 
 class Noted(Callback):
-    """After each epoch, what the methods keep (`kept`) and what they say (`said`). What was fitted to numbers that do not
-    determine it is not in `kept`: the numbers are"""
+    """After each epoch, what the methods keep (`kept`) and what they say (`said`). What was fitted to numbers that
+    do not determine it is not in `kept`: the numbers are"""
     order = 80
     def __init__(self, setting): self.setting = setting
     def before_fit(self): self.kept,self.said = [],[]
@@ -44,7 +44,7 @@ def train(method, world, dls=None, epochs=EPOCHS):
 
 @contextmanager
 def as_divided(world):
-    "One process gets its samples in the order in which `world` processes would: of each batch the first part, the second, ..."
+    "One process gets its samples in the order of `world` processes: of each batch the first part, the second, ..."
     own = ids._TaggedDL.get_idxs
     def get_idxs(self):
         order = list(own(self))
