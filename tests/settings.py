@@ -1,5 +1,5 @@
 """One row per method: how to make it act within two epochs on the data of `helpers.make_dls`. The rows drive every
-battery (contract, faults, precision, resume, several processes, series); a new method needs one row here and nothing else."""
+battery (contract, faults, precision, resume, several processes, texts, series); a new method needs one row here."""
 from dataclasses import dataclass
 from inspect import signature
 import numpy as np, torch

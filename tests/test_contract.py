@@ -46,8 +46,8 @@ def assert_seen(learn, method, times):
 def test_every_method_has_a_row():
     missing = [o for o,m in METHODS.items() if 'cbs' in m.make() and o not in SETTINGS]
     assert not missing, (
-        f'No settings for {missing}. Add a row to SETTINGS in tests/settings.py, with the arguments with which the method '
-        f'acts within two epochs on `helpers.make_dls()`, and what is to be seen of it:\n'
+        f'No settings for {missing}. Add a row to SETTINGS in tests/settings.py, with the arguments with which the '
+        f'method acts within two epochs on `helpers.make_dls()`, and what is to be seen of it:\n'
         f'    {missing[0]!r}: Setting(lambda: dict(cbs=...(warmup=1)), acts=(some of {ACTS})),')
 
 def test_rows_are_those_of_the_registry(method):
@@ -78,8 +78,10 @@ def test_fit_twice(method):
     assert now.keys() == moved.keys() and all(v.isfinite().all() for v in now.values())
     assert_seen(learn, method, 4)
 
-def test_lr_find_leaves_no_trace(method, tmp_path):
-    "No more than it leaves without a method"
+def test_lr_find_leaves_no_trace(method, tmp_path, trained, request):
+    "No more than it leaves without a method, and the same training afterwards"
+    kept = pytest.mark.xfail(reason='with models=1, mu is that of lr_find until it has been saved once', strict=False)
+    if method == 'confidence:single': request.applymarker(kept)
     plain = Learner(make_dls(), linear(), loss_func=CrossEntropyLossFlat(), path=tmp_path)
     with plain.no_bar(): plain.lr_find(show_plot=False, num_it=6)
     for epochs in (0, 2):
@@ -89,8 +91,10 @@ def test_lr_find_leaves_no_trace(method, tmp_path):
         learn.lr_find(show_plot=False, num_it=6)
         assert torch.equal(weights, weights_of(learn.model)) and {*vars(learn)} <= names
         if epochs: assert_equal_states(before, states(learn))
+        learn.dls.train.rng.seed(1)
         learn.fit(2, LR)
         assert_seen(learn, method, epochs + 2)
+        if not epochs: assert torch.equal(weights_of(learn.model), weights_of(trained(method).model))
 
 def test_validation_and_predictions_are_those_of_the_model(method, trained):
     learn = trained(method)
