@@ -171,6 +171,12 @@ def test_what_is_measured():
     cell = '# %% x\n' + 'a = 1\n'*60
     assert [*long_cells('# %% a\nb\n' + cell)] == [3] and [*long_cells(cell.replace('a = 1\n', '', 1))] == []
 
+def test_slow_tests_exist():
+    "What reference/slow.txt names, by file and function"
+    for name in (ALLOWED.parent/'slow.txt').read_text().split():
+        file,_,function = name.partition('::')
+        assert f'def {function}(' in (ROOT/'tests'/file).read_text(encoding='utf-8'), f'{name}: there is no such test, take it out of slow.txt'
+
 def lower():
     "Write what is measured into the table where it is less"
     was = allowed() if ALLOWED.exists() else None

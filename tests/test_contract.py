@@ -124,6 +124,7 @@ def test_same_seed_same_result(method, trained):
     assert torch.equal(weights_of(again.model), weights_of(trained(method).model))
     assert_equal_states(states(again), states(trained(method)))
 
+@pytest.mark.slow
 def test_workers_change_nothing(method, trained):
     again = fitted(method, dls=make_dls(num_workers=2))
     assert torch.equal(weights_of(again.model), weights_of(trained(method).model))

@@ -36,10 +36,12 @@ def wheel(tmp_path_factory):
     run(sys.executable, '-m', 'pip', 'wheel', '--no-deps', '-q', '-w', str(tmp), str(src))
     return next(tmp.glob('fastnoisy-*.whl'))
 
+@pytest.mark.slow
 def test_wheel_holds_every_module(wheel):
     names = {o for o in zipfile.ZipFile(wheel).namelist() if o.startswith('fastnoisy/')}
     assert names == {str(o.relative_to(root)) for o in (root/'fastnoisy').rglob('*.py')}
 
+@pytest.mark.slow
 def test_wheel_installed_elsewhere(wheel, tmp_path):
     run(sys.executable, '-m', 'pip', 'install', '--no-deps', '-q', '--target', str(tmp_path/'site'), str(wheel))
     env = {**os.environ, 'PYTHONPATH': str(tmp_path/'site')}

@@ -109,6 +109,8 @@ def test_channels_last(method):
     torch.testing.assert_close(weights_of(last.model), weights_of(plain.model), rtol=1e-3, atol=1e-4)
     assert last.model[0].weight.is_contiguous(memory_format=torch.channels_last)
 
+BACKENDS = ['eager', pytest.param('aot_eager', marks=pytest.mark.slow)]
+
 def assert_compiled_is_plain(make_learner, backend):
     torch._dynamo.reset()
     plain,compiled = make_learner(linear()),make_learner(torch.compile(linear(), backend=backend))
@@ -119,10 +121,10 @@ def assert_compiled_is_plain(make_learner, backend):
         expected,got = (o.to_frame().values.astype(float) for o in (a, b))
         np.testing.assert_allclose(got, expected, rtol=1e-2, atol=1e-3)
 
-@pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
+@pytest.mark.parametrize('backend', BACKENDS)
 def test_compiled_model(method, backend): assert_compiled_is_plain(lambda model: make(method, model=model), backend)
 
-@pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
+@pytest.mark.parametrize('backend', BACKENDS)
 def test_scores_that_look_into_a_compiled_model(backend):
     def learner(model):
         learn = make('ce', model=model).remove_cb(DynamicsCallback)

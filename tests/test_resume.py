@@ -69,6 +69,7 @@ def killed(tmp_path_factory):
 
 pytestmark = pytest.mark.filterwarnings('ignore:KNNCorrection', 'ignore:BMMFilter')
 
+@pytest.mark.slow
 @pytest.mark.parametrize('method', ALL)
 def test_killed_process(method, killed, wholes):
     learn = make_learner(method, killed/method, 2) # another process: other random numbers
@@ -92,6 +93,7 @@ def test_our_part_of_the_file_needs_no_pickle(method, tmp_path, wholes):
     torch.save(state, tmp_path/'ours.pth')
     assert same(torch.load(tmp_path/'ours.pth', weights_only=True), state)
 
+@pytest.mark.slow
 def test_killed_while_writing(killed, wholes):
     "The old file is whole; what was half written is not taken for a checkpoint"
     models = killed/'writing'/'models'
