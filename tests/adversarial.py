@@ -1,19 +1,20 @@
-"""Tries to break trainings, by area, with seeded random cases: `python tests/adversarial.py [AREA ...] --minutes 5 --seed 0`.
-Prints for each area how many cases there were, how many held, how many were refused by name (an error that names what is wrong),
-and one line to repeat each that broke. Not part of the tests: what it finds becomes one."""
+"""Tries to break trainings, by area, with seeded random cases: `python tests/adversarial.py [AREA ...] --minutes 5`.
+Prints for each area how many cases there were, how many held, how many were refused by name (an error that says what
+is wrong), and one line to repeat each that broke. Not part of the tests: what it finds becomes one."""
 import argparse, random, shutil, tempfile, time, traceback, warnings
 from pathlib import Path
 import torch
 from fastai.basics import Callback
-from fastai.callback.core import (CancelBatchException, CancelEpochException, CancelFitException, CancelStepException,
-                                  CancelTrainException)
+from fastai.callback.core import CancelBatchException, CancelEpochException, CancelFitException
+from fastai.callback.core import CancelStepException, CancelTrainException
 from helpers import LR, make, make_dls, weights_of
 from settings import battery
 
 AREAS = {}
 EVENTS = '''before_fit before_epoch before_train before_batch after_pred after_loss before_backward after_backward before_step
 after_step after_batch after_train before_validate after_validate after_epoch'''.split()
-STOPS = KeyboardInterrupt,RuntimeError,CancelFitException,CancelEpochException,CancelTrainException,CancelBatchException,CancelStepException
+CANCELS = CancelFitException,CancelEpochException,CancelTrainException,CancelBatchException,CancelStepException
+STOPS = KeyboardInterrupt,RuntimeError,*CANCELS
 
 class Refused(Exception): "The case was refused, as it should be: with an error that says what is wrong"
 
@@ -30,8 +31,8 @@ class Stops(Callback):
         raise self.exc('on purpose')
 
 def looks(learn):
-    return dict(loss_func=learn.loss_func, model=learn.model, dls=learn.dls, loaders=list(learn.dls.loaders), cbs=list(learn.cbs),
-                metrics=list(learn.metrics), autocast=torch.is_autocast_enabled('cpu'), grad=torch.is_grad_enabled())
+    return dict(loss_func=learn.loss_func, model=learn.model, dls=learn.dls, loaders=list(learn.dls.loaders),
+                cbs=list(learn.cbs), metrics=list(learn.metrics), autocast=torch.is_autocast_enabled('cpu'), grad=torch.is_grad_enabled())
 
 @area
 def stops(rng, folder):
