@@ -1,9 +1,20 @@
 "What every test starts from: one seed, no windows, and a Learner in a folder of its own."
+from pathlib import Path
 import matplotlib
 matplotlib.use('Agg')
 import pytest
 from fastai.basics import set_seed
 from helpers import blob_learner
+
+TESTS = Path(__file__).parent
+SLOW = set((TESTS/'reference/slow.txt').read_text().split()) # measured: together they take more than half of the time
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    "Mark what reference/slow.txt names, by file and function, as slow"
+    for item in items:
+        name = item.name.split('[')[0]
+        if f'{item.path.relative_to(TESTS).as_posix()}::{name}' in SLOW: item.add_marker(pytest.mark.slow)
 
 @pytest.fixture(autouse=True)
 def one_seed():

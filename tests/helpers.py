@@ -1,5 +1,6 @@
-"Small data and learners that the tests share. Everything is made here or ships with a dependency; nothing is downloaded."
+"Small data and learners that the tests share. All is made here or ships with a dependency; nothing is downloaded."
 import math, os, pickle
+from copy import deepcopy
 from functools import partial
 from operator import getitem
 from pathlib import Path
@@ -14,16 +15,16 @@ from fastai.vision.augment import RandTransform
 from fastai.data.core import TfmdDL
 from fastnoisy.callback.dynamics import DynamicsCallback
 from fastnoisy.core.method import MethodCallback
-from fastnoisy.core.registry import METHODS
+from settings import Watch, battery, setting
 
 TESTS = Path(__file__).resolve().parent
 PYTHONPATH = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS/'scripts'))) # of the processes that tests start
 
-def blobs(n=96, k=3, d=4, seed=0):
+def blobs(n=96, k=3, d=4, seed=0, spread=2):
     "Gaussian blobs: features (n, d) and class ids (n,)"
     g = torch.Generator().manual_seed(seed)
     y = torch.arange(n) % k
-    x = torch.randn(n, d, generator=g) + 2*torch.eye(k, d)[y]
+    x = torch.randn(n, d, generator=g) + spread*torch.eye(k, d)[y]
     return x, y
 
 def blob_dls(n=96, bs=16, labels=None, num_workers=0, **kwargs):
@@ -31,7 +32,8 @@ def blob_dls(n=96, bs=16, labels=None, num_workers=0, **kwargs):
     x,y = (torch.cat(o) for o in zip(blobs(n), blobs(48, seed=1)))
     if labels is not None: y = torch.cat([labels, y[n:]])
     row = lambda v: partial(getitem, v)
-    dsets = Datasets(range(n+48), [[row(x)], [row(y.tolist()), Categorize(vocab=[0, 1, 2])]], splits=[range(n), range(n, n+48)])
+    pipelines = [row(x)],[row(y.tolist()), Categorize(vocab=[0, 1, 2])]
+    dsets = Datasets(range(n+48), pipelines, splits=[range(n), range(n, n+48)])
     return dsets.dataloaders(bs=bs, num_workers=num_workers, device='cpu', drop_last=False, **kwargs)
 
 def small_model(d=4, k=3, seed=0):
@@ -72,11 +74,6 @@ def run_in_parts(make_learner, stops):
         learn.save('stop')
     return learn
 
-def battery():
-    "Names of the methods that every battery is run for: all with callbacks. Of the bare losses, which differ in a formula only, three stand for the others"
-    from fastnoisy.all import METHODS
-    return [o for o,m in METHODS.items() if not m.needs.startswith(('images', 'known noise')) and ('cbs' in m.make() or o in ('ce', 'gce', 'js'))]
-
 class Weigh(MethodCallback):
     "Weights that depend on the sample id only"
     name = 'weigh'
@@ -94,7 +91,8 @@ class Spy(Callback):
     def before_fit(self): self.seen = []
     def after_loss(self):
         o = self.learn
-        self.seen.append({k: getattr(o, k).detach().clone() for k in ('sample_ids', 'sample_loss', 'sample_weight', 'loss', 'loss_grad')}
+        names = 'sample_ids','sample_loss','sample_weight','loss','loss_grad'
+        self.seen.append({k: getattr(o, k).detach().clone() for k in names}
                          | dict(y=o.yb[0].clone(), pred=o.pred.detach().clone()))
 
 class AutocastCPU(Callback):
@@ -113,7 +111,8 @@ def image_learner(cbs=None, **kwargs):
     dls = DataLoaders.from_dsets(L(zip(x[:32], y[:32])), L(zip(x[32:], y[32:])), bs=8, device='cpu', num_workers=0)
     dls.train.rng.seed(0)
     torch.manual_seed(1)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    body = nn.Conv2d(1, 4, 3),nn.BatchNorm2d(4),nn.ReLU(),nn.AdaptiveAvgPool2d(1)
+    model = nn.Sequential(*body, nn.Flatten(), nn.Linear(4, 2))
     return Learner(dls, model, loss_func=CrossEntropyLossFlat(), cbs=cbs, metrics=accuracy, **kwargs)
 
 class Stop(Callback):
@@ -124,7 +123,8 @@ class Stop(Callback):
 
 def snapshot(learn):
     return dict(loss_func=learn.loss_func, opt_func=learn.opt_func, dls=learn.dls, loaders=list(learn.dls.loaders),
-                after_batch=learn.dls.train.after_batch, cbs=list(learn.cbs), model=learn.model, metrics=list(learn.metrics),
+                after_batch=learn.dls.train.after_batch, cbs=list(learn.cbs), model=learn.model,
+                metrics=list(learn.metrics),
                 reduction=learn.loss_func.reduction, attrs=set(vars(learn)))
 
 RNG = np.random.default_rng(0)
@@ -136,7 +136,8 @@ def write_cifar(folder, python, n=4):
     for name in [*(f'data_batch_{i}' for i in range(1, 6)), 'test_batch']:
         labels,pixels = RNG.integers(0, 10, n),RNG.integers(0, 256, (n, 3072), dtype=np.uint8)
         parts[name] = labels,pixels
-        if python: (folder/name).write_bytes(pickle.dumps({b'batch_label': b'x', b'labels': labels.tolist(), b'data': pixels}))
+        rows = {b'batch_label': b'x', b'labels': labels.tolist(), b'data': pixels}
+        if python: (folder/name).write_bytes(pickle.dumps(rows))
         else: np.concatenate([labels[:,None].astype(np.uint8), pixels], 1).tofile(folder/f'{name}.bin')
     (folder/('batches.meta' if python else 'batches.meta.txt')).write_bytes(b'')
     return parts
@@ -158,9 +159,11 @@ def by_hand(z, y, times=None, sigma2=1e-4):
     mu = mean(p)
     forgotten = sum(a and not b for a,b in zip(right, right[1:]))
     psi = mean([math.log(1 + v + v*v/2) for v in losses])
-    return dict(loss=losses[-1], running_loss=mean(losses), confidence=mu, variability=math.sqrt(mean([(v-mu)**2 for v in p])),
-                aleatoric=mean([v*(1-v) for v in p]), aum=mean(margins), el2n=mean(errors), forgetting=forgotten if any(right) else n,
-                wrong_events=right.count(False), cnlcu=psi - sigma2*(times + sigma2*math.log(2*times)/times**2)/(n - sigma2))
+    return dict(loss=losses[-1], running_loss=mean(losses), confidence=mu,
+                variability=math.sqrt(mean([(v-mu)**2 for v in p])), aleatoric=mean([v*(1-v) for v in p]),
+                aum=mean(margins), el2n=mean(errors), forgetting=forgotten if any(right) else n,
+                wrong_events=right.count(False),
+                cnlcu=psi - sigma2*(times + sigma2*math.log(2*times)/times**2)/(n - sigma2))
 
 class Brighten(RandTransform):
     "Adds a random number to the images, in place"
@@ -169,42 +172,65 @@ class Brighten(RandTransform):
         x += torch.rand(1).item()
         return x
 
-# for the batteries over all methods
+# for the batteries over all methods: see settings.py
 
-N,K = 64,3
+N,K,LR = 64,3,3e-2 # LR: with it all of them act within two epochs
 
 class Items:
-    "Sample i of the blobs; `broken` raises"
-    def __init__(self, x, y): self.x,self.y,self.broken = x,y,None
+    "Sample i of some blobs; `broken` raises"
+    def __init__(self, x, y, true=None):
+        self.x,self.y,self.true = x,y,true
+        self.broken = None
     def __len__(self): return len(self.y)
     def __getitem__(self, i):
         if i == self.broken: raise OSError('the disk is gone')
         return self.x[i], self.y[i]
+    def new_empty(self): return Items(self.x[:0], self.y[:0]) # for `Learner.export`
 
-def make_dls(n=N, bs=16, k=K, shuffle=True, sort=False, drop_last=False):
-    (x,y),valid = blobs(n, k),blobs(32, k, seed=1)
+def make_dls(n=N, bs=16, k=K, shuffle=True, sort=False, drop_last=False, num_workers=0):
+    "Blobs that can be told apart; a quarter of the training labels is wrong"
+    (x,true),valid = blobs(n, k, spread=6),blobs(32, k, seed=1, spread=6)
+    wrong = torch.rand(n, generator=torch.Generator().manual_seed(5)) < .25
+    y = torch.where(wrong, (true + 1) % k, true)
     order = y.argsort(stable=True) if sort else torch.arange(n)
-    dls = DataLoaders(TfmdDL(Items(x[order], y[order]), bs=bs, shuffle=shuffle, drop_last=drop_last, num_workers=0, device='cpu'),
-                      TfmdDL(Items(*valid), bs=16, num_workers=0, device='cpu'), device='cpu')
+    options = dict(num_workers=num_workers, device='cpu')
+    train = TfmdDL(Items(x[order], y[order], true[order]), bs=bs, shuffle=shuffle, drop_last=drop_last, **options)
+    dls = DataLoaders(train, TfmdDL(Items(*valid), bs=16, **options), device='cpu')
     dls.train.rng.seed(1)
     return dls
 
-def linear(k=K, norm=False):
+def linear(k=K, norm=False, dropout=0.):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8) if norm else nn.Identity(), nn.ReLU(), nn.Linear(8, k))
+    body = nn.Linear(4, 8),nn.BatchNorm1d(8) if norm else nn.Identity(),nn.ReLU(),nn.Dropout(dropout)
+    return nn.Sequential(nn.Flatten(), *body, nn.Linear(8, k))
 
 def methods_of(method):
     "Arguments for a Learner, and callbacks which act within two epochs"
-    kwargs = {'loss_func': CrossEntropyLossFlat(), **METHODS[method].make()}
-    cbs = L(kwargs.pop('cbs', None))
-    for cb in cbs:
-        if hasattr(cb, 'warmup'): cb.warmup = 0
-        if hasattr(cb, 'agreement'): cb.k,cb.agreement,cb.threshold = 5,.5,0.
-    return cbs + DynamicsCallback(), kwargs
+    kwargs = {'loss_func': CrossEntropyLossFlat(), **setting(method).make()}
+    return L(kwargs.pop('cbs', None)) + L(DynamicsCallback() if setting(method).dynamics else None), kwargs
 
 def make(method, dls=None, model=None, cbs=(), path='.'):
     own,kwargs = methods_of(method)
-    learn = Learner(dls or make_dls(), linear() if model is None else model, metrics=accuracy, cbs=[*own, *cbs], path=path, **kwargs)
+    dls = dls or make_dls()
+    if setting(method).data: dls = setting(method).data(dls)
+    learn = Learner(dls, linear() if model is None else model, metrics=accuracy, cbs=[*own, *cbs], path=path, **kwargs)
     learn.remove_cbs(ProgressCallback)
     learn.logger = lambda *_: None
     return learn
+
+def methods_in(learn): return [cb for cb in learn.cbs if isinstance(cb, MethodCallback) and not isinstance(cb, Watch)]
+
+def states(learn):
+    "All that the methods of a Learner keep, {name: tensor or value}"
+    res = {}
+    def put(key, v):
+        if isinstance(v, dict): parts = v.items()
+        elif isinstance(v, (list, tuple)): parts = enumerate(v)
+        else: parts = None
+        is_number = isinstance(v, (torch.Tensor, np.ndarray, int, float))
+        if is_number: res[key] = torch.as_tensor(v).detach().double().cpu().clone()
+        elif parts is None: res[key] = deepcopy(v)
+        else:
+            for k,o in parts: put(f'{key}.{k}', o)
+    for cb in methods_in(learn): put(cb.name, cb.state_dict())
+    return res

@@ -1,19 +1,22 @@
-"Several processes are one: what each of them knows, and what one process knows that has all their batches. See several.py."
+"Several processes are one: what each of them knows, and what one knows that has all their batches. See several.py."
 import os, subprocess, sys, time
+from functools import cache
 from pathlib import Path
 import numpy as np, pytest, torch
 import several
 from fastnoisy.core.method import MethodCallback
 from fastnoisy.core.distributed import (WholeBatch, average_gradients, copy_from_first, from_every, from_first,
                                         mean_across, n_processes, own_part, process_rank, put_together, sum_across)
-from helpers import PYTHONPATH, battery, blob_learner
+from helpers import PYTHONPATH, blob_learner
+from settings import VARIANTS, battery
 
-ALL = [*battery(), *several.MORE]
+ALL = [*battery(), *(o for o in VARIANTS if VARIANTS[o].processes)]
 
 def launched(n, out, *methods):
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': PYTHONPATH}
-    return subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(n), several.__file__, str(out), *methods],
-                          capture_output=True, text=True, env=env, timeout=300)
+    torchrun = sys.executable,'-m','torch.distributed.run','--standalone','--nproc_per_node',str(n)
+    command = [*torchrun, several.__file__, str(out), *methods]
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
 
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
@@ -24,55 +27,66 @@ def two(tmp_path_factory):
 
 def known(t): return torch.nan_to_num(t.double(), nan=-9.)
 
+def equal(a, b): return a.keys() == b.keys() and all(torch.equal(known(a[k]), known(b[k])) for k in a)
+
+@cache
+def alone(method, world):
+    with several.as_divided(world): return several.train(method, world).noted.kept
+
 def compare(parts, method, world):
-    with several.as_divided(world): _,alone = several.train(method, world)
-    assert len(alone) == several.EPOCHS
-    for epoch,row in enumerate(alone):
-        for name,value in row.items():
-            each = [known(o[method][epoch][name]) for o in parts]
-            assert all(torch.equal(each[0], o) for o in each), f'epoch {epoch}: the processes do not agree on {name}'
-            assert torch.allclose(each[0], known(value), rtol=1e-4, atol=1e-4), f'epoch {epoch}: {name} is not that of one process'
+    "The processes agree in every bit, and with one process that gets the same batches to 1e-4"
+    (kept,said),*others = (o[method] for o in parts)
+    for other_kept,other_said in others: assert all(map(equal, kept, other_kept)) and all(map(equal, said, other_said))
+    assert len(kept) == len(alone(method, world)) == several.EPOCHS
+    for epoch,(one,row) in enumerate(zip(kept, alone(method, world))):
+        assert all(o.startswith('bmm.') for o in row.keys() ^ one.keys()) # a mixture may be clear by a hair
+        for name in row.keys() & one.keys():
+            value = row[name]
+            apart = ((known(one[name]) - known(value)).abs() - 1e-4*(1 + known(value).abs())).max()
+            assert apart <= 0, f'epoch {epoch}: {name} is not that of one process, {apart:.2g} too far'
 
 @pytest.mark.slow
 @pytest.mark.parametrize('method', ALL)
 def test_two_processes_are_one(two, method): compare(two, method, 2)
 
 @pytest.mark.slow
-def test_filter_and_correction_have_acted(two):
-    "or the comparison says nothing"
-    assert [o['mixture'][2].item() for o in two[0]['drop']] == [120]*3
-    assert two[0]['weight'][-1]['mixture'][1] == 1
-    assert two[0]['loss'][-1]['bmm'][:,1].isfinite().all()
-    assert two[0]['lilaw'][-1]['numbers'].tolist() != [10, 2, 6]
-    assert two[0]['also+knn'][-1]['knn'][:,7].sum() > 0 # is_corrected
+def test_the_methods_have_acted(two):
+    "or the comparison says nothing: the mixtures are clear, and were used"
+    def said(method, name): return two[0][method][1][-1][name]
+    for method in ('also+bmm', 'drop', 'weight', 'loss'):
+        both = (a.keys() & b.keys() for a,b in zip(two[0][method][0], alone(method, 2)))
+        assert any('bmm.p_noisy' in o for o in both), method
+    assert said('drop', 'bmm')[:,2].sum() == 16 and said('also+bmm', 'bmm')[:,2].sum() > 8 # is_label_issue
+    assert two[0]['lilaw'][0][-1]['lilaw.params'].tolist() != [10, 2, 6]
+    assert said('also+knn', 'knn')[:,7].sum() > 0 # is_corrected
 
 @pytest.mark.slow
 def test_every_sample_counts_once(two):
-    assert all((o['odd']['seen'] == 2).all() and len(o['odd']['seen']) == 157 for o in two)
+    assert all((o['odd']['seen'] == 2).all() and len(o['odd']['seen']) == 61 for o in two)
 
 @pytest.mark.slow
 def test_with_batchnorm_the_processes_agree(two):
-    one,other = (o['norm'] for o in two)
-    for a,b in zip(one, other):
-        for name in a: assert torch.equal(known(a[name]), known(b[name])), name
-    assert set(one[0]) == {'model', 'confidence', 'bmm', 'knn', 'mixture', 'twin'} and one[-1]['buffers'].abs().sum() > 16
+    (kept,said),(other_kept,other_said) = (o['norm'] for o in two)
+    assert all(map(equal, kept, other_kept)) and all(map(equal, said, other_said))
+    assert set(said[0]) == {'confidence', 'bmm', 'knn'} and (kept[-1]['confidence.twin.model.2.running_var'] != 1).all()
 
 @pytest.mark.slow
 def test_report_is_complete_in_every_process(two):
     one,other = (o['odd']['report'] for o in two)
-    assert one == other and one.count('\n') == 158
+    assert one == other and one.count('\n') == 62
 
 @pytest.mark.slow
 def test_errors_come_in_every_process(two):
     for part in two:
         sizes,alone,lr_find = part['refused']
-        assert 'The processes do not train the same' in sizes and "(60, ['also', 'dynamics']), (61, ['also', 'dynamics'])" in sizes
+        assert 'The processes do not train the same' in sizes
+        assert "(60, ['also', 'dynamics']), (61, ['also', 'dynamics'])" in sizes
         assert '2 processes have been started, but this one trains alone' in alone
         assert '`lr_find` cannot be used in several processes' in lr_find
 
 @pytest.mark.slow
 def test_four_processes_and_one_that_is_killed(tmp_path):
-    methods = 'lilaw', 'also+bmm', 'confidence'
+    methods = 'lilaw', 'also+knn', 'confidence'
     start = time.time()
     res = launched(4, tmp_path, *methods)
     assert res.returncode != 0 and time.time() - start < 120

@@ -1,5 +1,6 @@
 "Half precision, channels last, compiled models, and no waiting for the device: every method of the registry."
 from contextlib import contextmanager
+from functools import partial
 import numpy as np, pytest, torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -9,8 +10,8 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
 from fastnoisy.all import *
 from fastnoisy.analysis.neighbors import embed
-from helpers import linear, make, make_dls, methods_of
-from helpers import battery, weights_of
+from helpers import LR, linear, make, make_dls, weights_of
+from settings import battery, setting
 
 pytestmark = pytest.mark.filterwarnings('ignore:KNNCorrection', 'ignore:BMMFilter', 'ignore:TwoModelConfidence')
 
@@ -22,7 +23,8 @@ class OnCPU(MixedPrecision):
     def __init__(self, dtype, scale=2.**10): self.dtype,self.scale,self.skips = dtype,scale,0
     def before_fit(self):
         self.autocast,self.scales = torch.autocast('cpu', dtype=self.dtype),L()
-        self.learn.scaler = torch.amp.GradScaler('cpu', init_scale=self.scale, growth_interval=1000, enabled=self.dtype == torch.float16)
+        scaled = self.dtype == torch.float16
+        self.learn.scaler = torch.amp.GradScaler('cpu', init_scale=self.scale, growth_interval=1000, enabled=scaled)
     def after_cancel_step(self): self.skips += 1
     after_step = MixedPrecision.after_step
 
@@ -38,35 +40,43 @@ class SeesForward(nn.Identity):
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_half_precision(method, dtype):
     model = linear()
-    model[1] = sees = SeesForward()
+    model[2] = sees = SeesForward()
     learn = make(method, model=model, cbs=[OnCPU(dtype)])
-    learn.dls.loaders[1] = learn.dls.loaders[0].new(shuffle=False) # so that validation, which fastai runs in the same autocast, and the asides can be told apart
-    learn.fit(2, 1e-2)
+    learn.fit(2, LR)
     assert weights_of(learn.model).isfinite().all() and all(p.dtype == torch.float32 for p in learn.model.parameters())
     for cb in learn.cbs:
         if hasattr(cb, 'to_frame'): assert np.isfinite(cb.to_frame().select_dtypes('number').values).all()
-    assert not torch.is_autocast_enabled('cpu')
-    if method == 'lilaw': assert sees.types == {dtype} # the meta-step too
+    assert not torch.is_autocast_enabled('cpu') and dtype in sees.types
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision_covers_the_meta_step(dtype):
+    model = linear()
+    model[2] = sees = SeesForward()
+    make('lilaw', model=model, cbs=[OnCPU(dtype)]).fit(2, LR)
+    assert sees.types == {dtype}
 
 def test_a_skipped_step_is_no_step(method):
-    "The first gradients overflow: neither model nor twin nor LiLAW's numbers move"
+    "The first gradients overflow: neither the model nor what else is learnt by gradients moves"
     learn = make(method, cbs=[OnCPU(torch.float16, 2.**100)])
     class Steps(Callback):
         "What each step has moved"
         order = MixedPrecision.order + 50
         def moving(self):
-            parts = [weights_of(self.model)]
-            if hasattr(self.learn, 'confidence') and self.learn.confidence.twin is not None: parts.append(weights_of(self.learn.confidence.robust_model))
-            if hasattr(self.learn, 'lilaw'): parts.append(self.learn.lilaw.state.params)
+            parts = [weights_of(self.model), *(v.flatten().float() for v in setting(method).moves(self.learn).values())]
             return torch.cat(parts).clone()
-        def before_batch(self): self.was,self.skipped = self.moving(),False
+        def before_batch(self):
+            self.was,self.skipped = self.moving(),False
         def after_cancel_step(self): self.skipped = True
         def after_batch(self):
             if self.training and self.skipped: assert torch.equal(self.was, self.moving())
-    learn.fit(2, 1e-2, cbs=Steps())
+    learn.fit(2, LR, cbs=Steps())
     assert learn.on_cpu.skips > 1
-    if hasattr(learn, 'lilaw'): assert learn.lilaw.state.n == 8 - learn.on_cpu.skips
     assert weights_of(learn.model).isfinite().all()
+
+def test_a_skipped_step_is_no_step_of_lilaw():
+    learn = make('lilaw', cbs=[OnCPU(torch.float16, 2.**100)])
+    learn.fit(2, LR)
+    assert learn.on_cpu.skips > 1 and learn.lilaw.state.n == 8 - learn.on_cpu.skips
 
 def test_autocast_is_closed_after_an_error(method):
     learn = make(method, cbs=[OnCPU(torch.bfloat16)])
@@ -74,7 +84,8 @@ def test_autocast_is_closed_after_an_error(method):
     loss_func,learn.loss_func = learn.loss_func,fail
     fail.reduction = 'mean'
     with pytest.raises(RuntimeError, match='in the loss'): learn.fit(1)
-    assert not torch.is_autocast_enabled('cpu') and torch.autocast_decrement_nesting() == torch.autocast_increment_nesting() - 1 == -1
+    assert not torch.is_autocast_enabled('cpu')
+    assert torch.autocast_decrement_nesting() == torch.autocast_increment_nesting() - 1 == -1
     learn.loss_func = loss_func
     learn.fit(1)
 
@@ -87,33 +98,49 @@ def test_state_of_a_device_without_64_bit_numbers():
 def image_learner(method, channels_last):
     dls = make_dls()
     g = torch.Generator().manual_seed(0)
-    for dl in dls.loaders: dl.dataset.x = torch.rand(len(dl.dataset), 3, 8, 8, generator=g) + dl.dataset.y[:,None,None,None]/3
+    def images(o): return torch.rand(len(o), 3, 8, 8, generator=g) + o.y[:,None,None,None]/3
+    for dl in dls.loaders: dl.dataset.x = images(dl.dataset)
     torch.manual_seed(1)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     return make(method, dls, model, cbs=[ChannelsLast()] if channels_last else [])
 
 def test_channels_last(method):
     plain,last = (image_learner(method, o) for o in (False, True))
-    for learn in (plain, last): learn.fit(2, 1e-2)
+    for learn in (plain, last): learn.fit(2, LR)
     torch.testing.assert_close(weights_of(last.model), weights_of(plain.model), rtol=1e-3, atol=1e-4)
     assert last.model[0].weight.is_contiguous(memory_format=torch.channels_last)
 
-@pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
-def test_compiled_model(method, backend):
+BACKENDS = ['eager', pytest.param('aot_eager', marks=pytest.mark.slow)]
+
+def assert_compiled_is_plain(make_learner, backend):
     torch._dynamo.reset()
-    plain,compiled = make(method),make(method, model=torch.compile(linear(), backend=backend))
-    if method == 'ce': # the scores that look into the model
-        for learn in (plain, compiled): learn.remove_cb(DynamicsCallback).add_cb(DynamicsCallback(['grand', 'grand_full']))
-    for learn in (plain, compiled): learn.fit(2, 1e-2)
+    plain,compiled = make_learner(linear()),make_learner(torch.compile(linear(), backend=backend))
+    for learn in (plain, compiled): learn.fit(2, LR)
     torch.testing.assert_close(weights_of(compiled.model), weights_of(plain.model), rtol=1e-3, atol=1e-4)
     for a,b in zip(plain.cbs, compiled.cbs):
-        if hasattr(a, 'to_frame'): np.testing.assert_allclose(b.to_frame().values.astype(float), a.to_frame().values.astype(float), rtol=1e-2, atol=1e-3)
+        if not hasattr(a, 'to_frame'): continue
+        expected,got = (o.to_frame().values.astype(float) for o in (a, b))
+        np.testing.assert_allclose(got, expected, rtol=1e-2, atol=1e-3)
 
-@pytest.mark.parametrize('compile', [lambda m: torch.compile(m, backend='eager'), lambda m: m.compile(backend='eager') or m])
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_compiled_model(method, backend): assert_compiled_is_plain(lambda model: make(method, model=model), backend)
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_scores_that_look_into_a_compiled_model(backend):
+    def learner(model):
+        learn = make('ce', model=model).remove_cb(DynamicsCallback)
+        return learn.add_cb(DynamicsCallback(['grand', 'grand_full']))
+    assert_compiled_is_plain(learner, backend)
+
+def compiled_in_place(model):
+    model.compile(backend='eager')
+    return model
+
+@pytest.mark.parametrize('compile', [partial(torch.compile, backend='eager'), compiled_in_place])
 def test_embedding_of_a_compiled_model(compile):
     torch._dynamo.reset()
     plain,learn = make('ce'),make('ce', model=compile(linear()))
-    for o in (plain, learn): o.fit(1, 1e-2)
+    for o in (plain, learn): o.fit(1, LR)
     torch.testing.assert_close(embed(learn), embed(plain), rtol=1e-3, atol=1e-4)
 
 def test_a_hook_that_is_not_called_is_said():
@@ -168,5 +195,5 @@ def test_no_waiting_for_the_device(method, monkeypatch):
     with waits(monkeypatch) as count:
         learn = make(method)
         calls = []
-        learn.fit(2, 1e-2, cbs=InSteps(count))
+        learn.fit(2, LR, cbs=InSteps(count))
     assert count.n == 0, f'{count.n} times in 4 steps'

@@ -1,5 +1,6 @@
 "A training that was stopped and goes on is the training that was not stopped, bit for bit. See resume.py."
 import os, random, shutil, subprocess, sys
+from functools import partial
 from pathlib import Path
 import numpy as np, pytest, torch
 from fastai.basics import Learner, L
@@ -7,29 +8,34 @@ from fastai.callback.tracker import SaveModelCallback
 from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
 import resume
 from resume import At, STOP, fit, make_learner
-from several import MORE, make_dls
 from fastnoisy.all import *
 from fastnoisy.core.method import SampleCallback
 from fastnoisy.core.checkpoint import (FORMAT, check_head, file_head, random_state, saved_state, set_random_state,
                                        whole_file)
 from fastnoisy.core.registry import METHODS
 from fastnoisy.core.method import MethodCallback
-from helpers import PYTHONPATH, battery, blob_dls, blob_learner, weights_of
+from helpers import N, PYTHONPATH, blob_dls, blob_learner, make_dls, weights_of
+from settings import VARIANTS, battery, knn
 
-ALL = [*battery(), *MORE]
+ALL = [*battery(), *VARIANTS]
 
 def all_of(learn):
     "Weights, optimizer, and what the methods say"
     res = {'model': weights_of(learn.model), 'opt': [v for s in learn.opt.state_dict()['state'] for v in s.values()]}
     for cb in learn.cbs:
         if isinstance(cb, MethodCallback): res[cb.name] = cb.state_dict()
-        if isinstance(cb, MethodCallback) and hasattr(cb, 'to_frame'): res[f'{cb.name}_frame'] = cb.to_frame().values.astype(float)
+        if not isinstance(cb, MethodCallback) or not hasattr(cb, 'to_frame'): continue
+        res[f'{cb.name}_frame'] = cb.to_frame().values.astype(float)
     return res
+
+def plain(v):
+    v = torch.as_tensor(v)
+    return torch.nan_to_num(v, nan=-9.) if v.is_floating_point() else v
 
 def same(a, b):
     if isinstance(a, dict): return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)): return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, (torch.Tensor, np.ndarray)): return torch.equal(*(torch.nan_to_num(torch.as_tensor(o), nan=-9.) if torch.as_tensor(o).is_floating_point() else torch.as_tensor(o) for o in (a, b)))
+    if isinstance(a, (torch.Tensor, np.ndarray)): return torch.equal(plain(a), plain(b))
     return a == b or (a != a and b != b)
 
 def assert_same(learn, whole):
@@ -58,12 +64,14 @@ def wholes(tmp_path_factory):
 def killed(tmp_path_factory):
     out = tmp_path_factory.mktemp('killed')
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': PYTHONPATH}
-    res = subprocess.run([sys.executable, resume.__file__, str(out)], capture_output=True, text=True, env=env, timeout=300)
+    command = sys.executable,resume.__file__,str(out)
+    res = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
     assert res.returncode == 0, res.stderr[-4000:]
     return out
 
 pytestmark = pytest.mark.filterwarnings('ignore:KNNCorrection', 'ignore:BMMFilter')
 
+@pytest.mark.slow
 @pytest.mark.parametrize('method', ALL)
 def test_killed_process(method, killed, wholes):
     learn = make_learner(method, killed/method, 2) # another process: other random numbers
@@ -87,6 +95,7 @@ def test_our_part_of_the_file_needs_no_pickle(method, tmp_path, wholes):
     torch.save(state, tmp_path/'ours.pth')
     assert same(torch.load(tmp_path/'ours.pth', weights_only=True), state)
 
+@pytest.mark.slow
 def test_killed_while_writing(killed, wholes):
     "The old file is whole; what was half written is not taken for a checkpoint"
     models = killed/'writing'/'models'
@@ -159,14 +168,18 @@ def saved(tmp_path, method='also'):
 
 def test_other_data(tmp_path):
     learn = saved(tmp_path)
-    learn.dls = make_dls(120, bs=32)
-    with pytest.raises(ValueError, match='160 training samples, and now there are 120.*with_opt=False'): learn.load('model_1')
+    learn.dls = make_dls(60)
+    says = '64 training samples, and now there are 60.*with_opt=False'
+    with pytest.raises(ValueError, match=says): learn.load('model_1')
     learn.load('model_1', with_opt=False)
 
 def test_other_classes(tmp_path):
-    learn = saved(tmp_path)
-    learn.dls.train.vocab = [f'digit {i}' for i in range(10)]
-    with pytest.raises(ValueError, match=r"on the classes \['0', '1', .*now they are \['digit 0'"): learn.load('model_1')
+    learn = make_learner('also', tmp_path, 1)
+    learn.dls.train.vocab = list('012')
+    fit(learn)
+    learn.dls.train.vocab = [f'digit {i}' for i in range(3)]
+    says = r"on the classes \['0', '1', .*now they are \['digit 0'"
+    with pytest.raises(ValueError, match=says): learn.load('model_1')
 
 def test_other_format(tmp_path):
     learn = saved(tmp_path)
@@ -174,22 +187,25 @@ def test_other_format(tmp_path):
     state = torch.load(file, weights_only=False)
     state['opt']['hypers'][0]['fastnoisy']['format'] = FORMAT + 1
     torch.save(state, file)
-    with pytest.raises(ValueError, match=f'format {FORMAT+1}, and this version of fastnoisy reads format {FORMAT}'): learn.load('model_1')
+    says = f'format {FORMAT+1}, and this version of fastnoisy reads format {FORMAT}'
+    with pytest.raises(ValueError, match=says): learn.load('model_1')
     state['opt']['fastnoisy'] = dict(state['opt']['hypers'][0].pop('fastnoisy'), format=1) # as written by version 0.1
     torch.save(state, file)
     with pytest.raises(ValueError, match='format 1, and this'): learn.load('model_1')
     learn.load('model_1', with_opt=False)
     learn.fit(1)
 
+RUNNING = partial(BMMFilterCallback, 'running_loss')
+
 @pytest.mark.parametrize('was, now, message', [
-    (lambda: ALSOCallback(), lambda: ALSOCallback(objective='max'), "objective='max': the saved weights were learnt with objective='min'"),
-    (lambda: ALSOCallback(), lambda: ALSOCallback(groups=np.arange(160) % 2), 'weights of 160 samples'),
+    (ALSOCallback, lambda: ALSOCallback('max'), "objective='max': the saved weights were learnt with objective='min'"),
+    (ALSOCallback, lambda: ALSOCallback(groups=np.arange(N) % 2), 'weights of 64 samples'),
     (lambda: TwoModelConfidenceCallback(models=1), TwoModelConfidenceCallback, 'models=2: the saved state has no twin'),
     (lambda: DynamicsCallback('aum'), lambda: DynamicsCallback('el2n'), 'aum'),
-    (lambda: BMMFilterCallback('running_loss'), lambda: BMMFilterCallback('aum'), "signal='aum': the saved state is that of signal='running_loss'"),
-    (lambda: BMMFilterCallback('running_loss'), lambda: BMMFilterCallback('loss'), "signal='loss': the saved state is that of signal='running_loss'"),
-    (lambda: KNNCorrectionCallback(k=5, warmup=1), lambda: KNNCorrectionCallback(k=5, warmup=1, soft=True), 'soft=True'),
-    (lambda: KNNCorrectionCallback(k=5, warmup=1, action='filter'), lambda: KNNCorrectionCallback(k=5, warmup=1), "action='correct': the saved"),
+    (RUNNING, lambda: BMMFilterCallback('aum'), "signal='aum': the saved state is that of signal='running_loss'"),
+    (RUNNING, lambda: BMMFilterCallback('loss'), "signal='loss': the saved state is that of signal='running_loss'"),
+    (knn, lambda: knn(soft=True), 'soft=True'),
+    (lambda: knn(action='filter'), knn, "action='correct': the saved"),
 ])
 def test_other_options(was, now, message, tmp_path):
     def make(cb):
@@ -209,7 +225,9 @@ def test_random_state():
     dls,other = blob_dls(),blob_dls()
     torch_dl = TorchDataLoader(TensorDataset(torch.arange(8)), shuffle=True, generator=torch.Generator().manual_seed(1))
     dls.loaders.append(torch_dl)
-    draw = lambda: [random.random(), random.gauss(0, 1), np.random.randn(), torch.rand(1).item(), *dls.train.get_idxs(), *(x.item() for x, in torch_dl)]
+    def draw():
+        numbers = random.random(),random.gauss(0, 1),np.random.randn(),torch.rand(1).item()
+        return [*numbers, *dls.train.get_idxs(), *(x.item() for x, in torch_dl)]
     random.gauss(0, 1), np.random.randn() # each has kept a second number for the next call
     state = random_state(dls)
     first = draw()

@@ -7,12 +7,14 @@ _link = re.compile(r'\]\((?=[\w/]+\.(ipynb|png))')
 
 def _text(o): return ''.join(o).rstrip()
 
+def _indented(o): return '    ' + _text(o).replace('\n', '\n    ')
+
 def _outputs(cell):
     for o in cell.get('outputs', []):
         data = o.get('data', {})
         if 'text/markdown' in data: yield _text(data['text/markdown'])
-        elif 'text/plain' in data and 'image/png' not in data: yield '    ' + _text(data['text/plain']).replace('\n', '\n    ')
-        elif o.get('output_type') == 'stream': yield '    ' + _text(o['text']).replace('\n', '\n    ')
+        elif 'text/plain' in data and 'image/png' not in data: yield _indented(data['text/plain'])
+        elif o.get('output_type') == 'stream': yield _indented(o['text'])
 
 def readme()->str:
     "The notebook's text and code as Markdown; cells with `#| hide` are left out"

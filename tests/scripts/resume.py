@@ -1,44 +1,35 @@
 """Run by test_resume.py: train every method in a process that is killed in the middle of its third epoch.
-`python resume.py OUT` leaves OUT/METHOD/models/model_1.pth, the last whole checkpoint of each, and what was being written when the process died."""
+`python resume.py OUT` leaves OUT/METHOD/models/model_1.pth, the last whole checkpoint of each, and what was being
+written when the process died."""
 import os, signal, sys
 from pathlib import Path
-import numpy as np, torch
-from torch import nn
-from fastai.basics import Callback, CrossEntropyLossFlat, L, Learner, set_seed
-from fastai.callback.progress import ProgressCallback
+import torch
+from fastai.basics import Callback, L, set_seed
 from fastai.callback.tracker import SaveModelCallback
-from fastnoisy.all import *
 from fastnoisy.core.method import SampleCallback
-from helpers import battery
-from several import MORE, make_dls
+from helpers import LR, N, linear, make, make_dls
+from settings import VARIANTS, battery
 
 STOP = 2
 
 def make_learner(method, path, seed):
     set_seed(seed)
-    dls = make_dls(bs=32)
+    dls = make_dls(bs=8)
     dls.train.rng.seed(seed)
-    kwargs = {'loss_func': CrossEntropyLossFlat(), **(MORE[method] if method in MORE else METHODS[method].make)()}
-    cbs = L(kwargs.pop('cbs', None)) + DynamicsCallback() + SampleCallback()
-    for cb in cbs:
-        if hasattr(cb, 'start'): cb.start = 2
-        if hasattr(cb, 'agreement'): cb.k,cb.agreement,cb.threshold = 5,.5,0.
+    learn = make(method, dls, linear(norm=True, dropout=.3), cbs=[SampleCallback()], path=path)
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(.3), nn.Linear(16, 10))
-    learn = Learner(dls, model, cbs=cbs, path=path, **kwargs)
-    learn.remove_cbs(ProgressCallback)
-    learn.logger = lambda *_: None
     return learn
 
 def fit(learn, cbs=None, start_epoch=0):
-    learn.fit_one_cycle(4, 1e-2, cbs=[SaveModelCallback(every_epoch=True, with_opt=True), *L(cbs)], start_epoch=start_epoch)
+    saves = SaveModelCallback(every_epoch=True, with_opt=True)
+    learn.fit_one_cycle(4, LR, cbs=[saves, *L(cbs)], start_epoch=start_epoch)
     return learn
 
 class At(Callback):
     "Call `f` in the middle of epoch `STOP`"
     def __init__(self, f): self.f = f
     def before_step(self):
-        if self.epoch == STOP and self.iter == 2: self.f()
+        if self.epoch == STOP and self.iter == 1: self.f()
 
 class DiesWriting(Callback):
     "The process is killed when it has written half of a checkpoint"
@@ -61,7 +52,7 @@ def killed_child(f):
 
 if __name__ == '__main__':
     torch.set_num_threads(1)
-    for method in [*battery(), *MORE]:
+    for method in [*battery(), *VARIANTS]:
         path = Path(sys.argv[1])/method
         killed_child(lambda: fit(make_learner(method, path, 1), At(lambda: os.kill(os.getpid(), signal.SIGKILL))))
     killed_child(lambda: fit(make_learner('also', Path(sys.argv[1])/'writing', 1), DiesWriting()))

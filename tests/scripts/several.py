@@ -1,85 +1,50 @@
-"""What each of the processes started by test_distributed.py runs: train every method, and note what it knows after each epoch.
+"""What each of the processes started by test_distributed.py runs: train every method, note what it knows.
 `torchrun ... several.py OUT [METHOD ...]` writes OUT/RANK.pth."""
 import os, signal, sys
 from contextlib import contextmanager
 from pathlib import Path
-import numpy as np, torch
-from torch import nn
-from fastai.basics import Callback, CrossEntropyLossFlat, L, Learner, rank_distrib, num_distrib, set_seed
+import torch
+from fastai.basics import Callback, CrossEntropyLossFlat, Learner, rank_distrib, num_distrib, set_seed
 from fastai.callback.progress import ProgressCallback
 from fastai.distributed import *
-from helpers import battery
-from fastnoisy.core import sample_ids as ids
 from fastnoisy.all import *
-from fastnoisy.data.digits import digits_splits
-from fastnoisy.data.arrays import array_dls
+from fastnoisy.core import sample_ids as ids
+from fastnoisy.core.method import MethodCallback
+from helpers import LR, linear, make, make_dls, methods_in, states, weights_of
+from settings import VARIANTS, battery, confidence, early, knn, setting
 
-N,BS,EPOCHS = 160,16,3 # BS: of each process
-
-def make_dls(n=N, bs=BS):
-    train,valid,_ = digits_splits()
-    dls = array_dls((train[0][:n], train[1][:n]), (valid[0][:64], valid[1][:64]), noise=.3, bs=bs, rgb=False, device='cpu', num_workers=0)
-    dls.train.drop_last = False
-    dls.train.rng.seed(3)
-    return dls
-
-def make_model():
-    torch.manual_seed(1)
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
-
-def flipped(x): return x.flip(-1)
-def two_groups(learn): return np.r_[np.linspace(.05, .2, 120), np.linspace(.8, .95, 40)] # 120 of 160 samples are kept
-
-MORE = {'drop': lambda: dict(cbs=BMMFilterCallback(two_groups, 'drop', min_kept=0, recheck=0)),
-        'weight': lambda: dict(cbs=BMMFilterCallback(two_groups, 'weight')),
-        'loss': lambda: dict(cbs=BMMFilterCallback('loss')),
-        'groups': lambda: dict(cbs=ALSOCallback(groups=np.arange(N) % 7)),
-        'optimistic': lambda: dict(cbs=ALSOCallback(mode='optimistic')),
-        'distillation': lambda: dict(cbs=TwoModelConfidenceCallback(penalty_kind='distillation', penalty=1., track=True)),
-        'filter': lambda: dict(cbs=KNNCorrectionCallback(action='filter')),
-        'lilaw+also': lambda: dict(cbs=[LiLAWCallback(warmup=0, meta_every=2), ALSOCallback()])}
-
-def learner_of(method, dls):
-    kwargs = {'loss_func': CrossEntropyLossFlat(), **(MORE[method] if method in MORE else METHODS[method].make)()}
-    cbs = L(kwargs.pop('cbs', None)) + DynamicsCallback(['running_loss', 'forgetting', 'grand'])
-    for cb in cbs: # something must happen within the few epochs
-        if hasattr(cb, 'every'): cb.warmup = 1
-        if cb.name == 'lilaw': cb.state.lr *= 100
-        if hasattr(cb, 'agreement'): cb.k,cb.agreement,cb.threshold = 5,.5,0.
-        if hasattr(cb, 'view'): cb.view = flipped # the default is random, with numbers of its own in each process
-    learn = Learner(dls, make_model(), cbs=[*cbs, Noted()], **kwargs)
-    learn.remove_cbs(ProgressCallback)
-    learn.logger = lambda *_: None
-    return learn
+BS,EPOCHS = 8,2 # BS: of each process
 
 class Noted(Callback):
-    "What the methods know after each epoch"
-    order = 40
-    def before_fit(self): self.seen = []
+    """After each epoch, what the methods keep (`kept`) and what they say (`said`). What was fitted to numbers that
+    do not determine it is not in `kept`: the numbers are"""
+    order = 80
+    def __init__(self, setting): self.setting = setting
+    def before_fit(self): self.kept,self.said = [],[]
     def after_epoch(self):
-        learn,row = self.learn,{'model': torch.cat([p.detach().flatten() for p in self.learn.model.parameters()])}
-        for cb in learn.cbs:
-            if hasattr(cb, 'to_frame') and not (cb.name == 'knn' and cb.labels is None):
-                row[cb.name] = torch.tensor(cb.to_frame().astype(float).values)
-        if hasattr(learn, 'lilaw'): row['numbers'] = learn.lilaw.state.params.clone()
-        if hasattr(learn, 'bmm'): row['mixture'] = torch.tensor([learn.bmm.noise_rate, float(learn.bmm.separates), learn.bmm.history.n_kept.iloc[-1]])
-        if hasattr(learn, 'confidence') and learn.confidence.twin is not None:
-            row['twin'] = torch.cat([p.detach().flatten() for p in learn.confidence.robust_model.parameters()])
-        self.seen.append(row)
+        learn = self.learn
+        kept = dict(states(learn), model=weights_of(learn.model).clone(), **self.setting.inputs(learn))
+        if not self.setting.settled(learn): kept = {k: v for k,v in kept.items() if not k.startswith('bmm.')}
+        self.kept.append({k: v for k,v in kept.items() if isinstance(v, torch.Tensor)})
+        frames = {cb.name: cb.to_frame() for cb in methods_in(learn) if hasattr(cb, 'to_frame')}
+        self.said.append({k: torch.tensor(v.astype(float).values) for k,v in frames.items()})
+
+def learner_of(method, dls): return make(method, dls, cbs=[Noted(setting(method))])
 
 def train(method, world, dls=None, epochs=EPOCHS):
-    "The Learner and the rows of `Noted`; one process has batches as large as those of `world` processes together"
+    "The Learner, with what `Noted` has seen; one process has batches as large as those of `world` processes together"
     dls = dls or make_dls(bs=BS*world)
     set_seed(5)
+    dls.train.rng.seed(5) # an order with which the mixtures are clear
     learn = learner_of(method, dls)
     if num_distrib() > 1:
-        with learn.distrib_ctx(sync_bn=False, cpu=True): learn.fit_one_cycle(epochs, 1e-2)
-    else: learn.fit_one_cycle(epochs, 1e-2)
-    return learn, learn.noted.seen
+        with learn.distrib_ctx(sync_bn=False, cpu=True): learn.fit(epochs, LR)
+    else: learn.fit(epochs, LR)
+    return learn
 
 @contextmanager
 def as_divided(world):
-    "One process gets its samples in the order in which `world` processes would: of each batch the part of the first, then that of the second, ..."
+    "One process gets its samples in the order of `world` processes: of each batch the first part, the second, ..."
     own = ids._TaggedDL.get_idxs
     def get_idxs(self):
         order = list(own(self))
@@ -90,19 +55,18 @@ def as_divided(world):
     finally: ids._TaggedDL.get_idxs = own
 
 def odd():
-    "157 samples cannot be shared out evenly"
-    learn,_ = train('also+bmm', 1, make_dls(157), 2)
-    return dict(seen=torch.tensor(learn.dynamics.to_frame().seen), weights=learn.also.pi.all(), report=learn.noise_report().drop(columns='item').to_csv())
+    "61 samples cannot be shared out evenly"
+    learn = train('also+knn', 1, make_dls(61, BS), 2)
+    report = learn.noise_report().drop(columns='item')
+    return dict(seen=torch.tensor(learn.dynamics.to_frame().seen), weights=learn.also.pi.all(), report=report.to_csv())
 
 def with_norm():
     "BatchNorm's statistics are those of a part of the batch; what is made of them is the same all the same"
-    torch.manual_seed(1)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
-    cbs = [TwoModelConfidenceCallback(jsd=0), BMMFilterCallback('loss', warmup=1), KNNCorrectionCallback(k=5, warmup=1, action='filter'), Noted()]
-    learn = Learner(make_dls(), model, loss_func=CrossEntropyLossFlat(), cbs=cbs)
+    cbs = [confidence(jsd=0), early(BMMFilterCallback, 'loss'), knn(action='filter'), Noted(setting('confidence'))]
+    learn = Learner(make_dls(bs=BS), linear(norm=True), loss_func=CrossEntropyLossFlat(), cbs=cbs)
     learn.remove_cbs(ProgressCallback)
-    with learn.distrib_ctx(sync_bn=False, cpu=True): learn.fit(2, 1e-2)
-    return [*learn.noted.seen, {'buffers': torch.cat([o.flatten().float() for o in learn.confidence.robust_model.buffers()])}]
+    with learn.distrib_ctx(sync_bn=False, cpu=True): learn.fit(2, LR)
+    return learn.noted.kept, learn.noted.said
 
 def refused():
     "What the errors say"
@@ -110,9 +74,11 @@ def refused():
         try: f(*args)
         except Exception as e: return str(e)
     def fit(n, in_distrib=True, with_lr_find=False):
-        learn = learner_of('also', make_dls(n))
+        learn = learner_of('also', make_dls(n, BS))
         if not in_distrib: return learn.fit(1)
-        with learn.distrib_ctx(sync_bn=False, cpu=True): learn.lr_find(show_plot=False) if with_lr_find else learn.fit(1)
+        with learn.distrib_ctx(sync_bn=False, cpu=True):
+            if with_lr_find: learn.lr_find(show_plot=False)
+            else: learn.fit(1)
     return [message(fit, 60 + rank_distrib()), message(fit, 60, False), message(fit, 60, True, True)]
 
 class Dies(Callback):
@@ -121,13 +87,16 @@ class Dies(Callback):
         if self.epoch == 1 and rank_distrib() == 1: os.kill(os.getpid(), signal.SIGKILL)
 
 def main(out, methods):
-    res = {m: train(m, 1)[1] for m in methods}
+    res = {}
+    for m in methods:
+        noted = train(m, 1).noted
+        res[m] = noted.kept,noted.said
     if num_distrib() == 2: res.update(odd=odd(), norm=with_norm(), refused=refused())
     torch.save(res, Path(out)/f'{rank_distrib()}.pth')
     if num_distrib() == 4:
-        learn = learner_of('also', make_dls())
+        learn = learner_of('also', make_dls(bs=BS))
         with learn.distrib_ctx(sync_bn=False, cpu=True): learn.fit(1000, cbs=Dies())
 
 if __name__ == '__main__':
     torch.set_num_threads(1)
-    main(sys.argv[1], sys.argv[2:] or [*battery(), *MORE])
+    main(sys.argv[1], sys.argv[2:] or [*battery(), *(o for o in VARIANTS if VARIANTS[o].processes)])

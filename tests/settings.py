@@ -1,0 +1,131 @@
+"""One row per method: how to make it act within two epochs on the data of `helpers.make_dls`. The rows drive every
+battery (contract, faults, precision, resume, several processes, texts, series); a new method needs one row here."""
+from dataclasses import dataclass
+from inspect import signature
+import numpy as np, torch
+from fastnoisy.all import METHODS
+from fastnoisy.callback.also import ALSOCallback
+from fastnoisy.callback.bmm import BMMFilterCallback, evaluation_losses
+from fastnoisy.callback.confidence import TwoModelConfidenceCallback
+from fastnoisy.callback.knn import KNNCorrectionCallback
+from fastnoisy.callback.lilaw import LiLAWCallback
+from fastnoisy.core.method import MethodCallback
+from fastnoisy.noise.label_noise import LabelNoise
+
+ACTS = 'weights','labels','mask','loss'
+
+@dataclass(frozen=True)
+class Setting:
+    "How a method is made to act within two epochs, and what is to be seen of it"
+    make:callable # () -> arguments of `Learner`: `cbs`, `loss_func`
+    acts:tuple=() # What `Watch` sees of it, of `ACTS`
+    moves:callable=lambda learn: {} # Learner -> {name: tensor} of all that an optimizer step moves besides the model
+    keeps:callable=lambda learn: {} # Learner -> {name: tensor} of what stays finite, whatever a step was that was skipped
+    inputs:callable=lambda learn: {} # Learner -> {name: tensor} of what a fit within the method is made to
+    settled:callable=lambda learn: True # Is what that fit gives determined by its inputs, far from where it would give something else?
+    data:callable=None # Loaders of `make_dls` -> loaders with what it cannot do without; the batteries on plain data leave it out
+    mixup:str='' # What its refusal of MixUp says; '' = they compose
+    other_classes:str='' # What its refusal of other classes and another model between two fits says; '' = it goes on
+    text:callable=lambda make_model: {} # Function that makes a model of texts, which cannot be copied -> options of `make` for it
+    processes:bool=True # Do several processes give what one gives? Not with random numbers of their own
+    dynamics:bool=True # Can `DynamicsCallback` look at its predictions?
+
+def early(cls, *args, **kwargs):
+    "The callback, acting from the second epoch on"
+    return cls(*args, **{'warmup' if 'warmup' in signature(cls).parameters else 'start': 1}, **kwargs)
+
+def also(**kwargs): return ALSOCallback(temperature=.5, horizon=1, **kwargs)
+def lilaw(**kwargs): return LiLAWCallback(warmup=0, lr=.5, **kwargs)
+def knn(**kwargs): return early(KNNCorrectionCallback, k=5, agreement=.5, **kwargs)
+def confidence(**kwargs): return TwoModelConfidenceCallback(**{'view': flipped, **kwargs})
+def flipped(x): return x.flip(-1)
+
+def loss_of_each(learn): return {'losses': torch.as_tensor(evaluation_losses(learn))}
+def mixture_is_clear(learn): return learn.bmm.separates and learn.bmm.mixture.separation > 2.5
+
+def two_groups(learn):
+    "One number per sample, a quarter of them high: what a mixture makes of it is well determined"
+    n = len(learn.dls.train.dataset)
+    return np.r_[np.linspace(.05, .2, n - n//4), np.linspace(.8, .95, n//4)]
+
+def with_images(dls):
+    "The four features of a sample as an image of 2 x 2"
+    for dl in dls.loaders: dl.dataset.x = dl.dataset.x.view(-1, 1, 2, 2)
+    return dls
+
+def with_truth(dls):
+    dls.noise = LabelNoise(dls.train.dataset.true, dls.train.dataset.y, 3)
+    return dls
+
+def lilaw_moves(learn): return {'lilaw': learn.lilaw.state.params}
+def confidence_moves(learn): return {f'robust.{k}': v for k,v in learn.confidence.robust_model.state_dict().items()}
+def also_keeps(learn): return {'also': learn.also.pi.all()}
+def confidence_keeps(learn): return {'mu': learn.confidence.mu}
+_classes = r"of the classes \['a', 'b', 'c'\], and now they are \['a', 'b', 'c', 'd'\]: use a new"
+_model = 'that of another model.*Use a new'
+_two = dict(acts=('weights', 'loss'), moves=confidence_moves, keeps=confidence_keeps, other_classes=_model,
+            text=lambda make_model: dict(robust_model=make_model(), view=None))
+
+SETTINGS = {
+    'ce': Setting(dict),
+    'gce': Setting(METHODS['gce'].make, ('loss',)),
+    'js': Setting(METHODS['js'].make, ('loss',)),
+    'gjs': Setting(METHODS['gjs'].make, ('loss',), data=with_images, dynamics=False),
+    'oracle': Setting(METHODS['oracle'].make, ('mask',), data=with_truth),
+    'lilaw': Setting(lambda: dict(cbs=lilaw()), ('weights',), moves=lilaw_moves),
+    'also': Setting(lambda: dict(cbs=also()), ('weights',), keeps=also_keeps),
+    'also+bmm': Setting(lambda: dict(cbs=[also(), early(BMMFilterCallback, 'also', 'drop')]), ('weights', 'mask'),
+                        keeps=also_keeps, settled=mixture_is_clear),
+    'also+knn': Setting(lambda: dict(cbs=[also(), knn()]), ('weights', 'labels'),
+                        keeps=also_keeps, other_classes=_classes),
+    'confidence': Setting(lambda **options: dict(cbs=confidence(**options)), **_two, mixup='jsd=0'),
+    'confidence:two': Setting(lambda **options: dict(cbs=confidence(jsd=0, correct_from=1, **options)), **_two),
+    'confidence:single': Setting(lambda: dict(cbs=confidence(models=1)), ('weights', 'loss'), keeps=confidence_keeps),
+}
+
+# more ways to use a method, for the batteries about state: resume and several processes
+
+VARIANTS = {
+    'drop': Setting(lambda: dict(cbs=early(BMMFilterCallback, two_groups, 'drop', min_kept=0, recheck=0)), ('mask',)),
+    'weight': Setting(lambda: dict(cbs=early(BMMFilterCallback, two_groups, 'weight')), ('weights',)),
+    'loss': Setting(lambda: dict(cbs=early(BMMFilterCallback, 'loss')), inputs=loss_of_each, settled=mixture_is_clear),
+    'groups': Setting(lambda: dict(cbs=also(groups=np.arange(64) % 7)), ('weights',)),
+    'optimistic': Setting(lambda: dict(cbs=also(mode='optimistic')), ('weights',)),
+    'distillation': Setting(lambda: dict(cbs=confidence(penalty_kind='distillation', penalty=1., track=True)), **_two),
+    'shifts': Setting(lambda: dict(cbs=confidence(view=None)), **_two, data=with_images, processes=False),
+    'filter': Setting(lambda: dict(cbs=knn(action='filter')), ('weights',)),
+    'soft': Setting(lambda: dict(cbs=[also(), knn(soft=True)]), ('weights', 'labels')),
+    'lilaw+also': Setting(lambda: dict(cbs=[lilaw(meta_every=2), also()]), ('weights',), moves=lilaw_moves),
+}
+
+def setting(name): return SETTINGS[name] if name in SETTINGS else VARIANTS[name]
+
+def battery():
+    "Methods that every battery is run for, on plain data. Bare losses differ in a formula only: three stand for all"
+    return [o for o in METHODS if o in SETTINGS and SETTINGS[o].data is None]
+
+class Watch(MethodCallback):
+    "Sees what the methods of a Learner make of the training: `seen`, some of `ACTS`"
+    name,order = 'watch',45
+    def __init__(self): self.seen = set()
+    def begin_fit(self):
+        dataset = self.dls.train.dataset
+        self.given = torch.stack([torch.as_tensor(dataset[i][1]) for i in range(len(dataset))])
+
+    def before_train(self): self.loaded = []
+
+    def after_loss(self):
+        learn,ids = self.learn,self.learn.sample_ids
+        self.loaded.append(ids)
+        if (learn.sample_weight != 1).any(): self.seen.add('weights')
+        if learn.sample.labels.soft is not None or (learn.yb[0] != self.given[ids]).any(): self.seen.add('labels')
+        pred = learn.pred[0] if isinstance(learn.pred, tuple) else learn.pred
+        plain = torch.nn.functional.cross_entropy(pred.detach().float(), self.given[ids])
+        if not torch.isclose(learn.loss_grad.detach().float(), plain, rtol=1e-3): self.seen.add('loss')
+
+    def after_train(self):
+        if len(torch.cat(self.loaded).unique()) < len(self.given): self.seen.add('mask')
+
+def acted(learn)->set:
+    "What the methods of a Learner with `Watch` have changed in its training"
+    return learn.watch.seen
