@@ -51,36 +51,95 @@ def rows_at_once(
         f'memory={memory} MB: one row of the similarities of {n} samples takes {n*size/2**20:.1f} MB. Give more.')
     return rows
 
+class _Space:
+    "Where the Euclidean distances are those of the metric: around the centre of the samples, for cosine on the unit sphere"
+    def __init__(self, features, metric, device):
+        self.metric,self.device = metric,torch.device(device)
+        self.wide = 'cpu' if self.device.type == 'mps' else self.device # has 64-bit floats
+        self.center = 0.
+        self.center = sum(self.rows(o)[0].sum(0) for o in features.split(2**10)) / len(features)
+
+    def rows(self, x):
+        "Places of some samples, (B, F) float64, and what is added to their squared distances, (B,): for cosine a vector of length 0 has 2 to all"
+        x = x.detach().to(self.wide, torch.float64)
+        if self.metric == 'l2': return x - self.center, x.new_zeros(len(x))
+        lengths,x = x.norm(dim=1),F.normalize(x, dim=1)
+        return x - self.center, torch.where(lengths < 1e-12, 1 - x.square().sum(1), 0.)
+
+    def all_rows(self, x, dtype):
+        places,extra = zip(*([o.to(self.device, dtype) for o in self.rows(part)] for part in x.split(2**10)))
+        return torch.cat(places), torch.cat(extra)
+
 class _Exact:
-    "Exact search"
-    def __init__(self, base, metric, memory):
-        self.rows = min(rows_at_once(len(base), memory, base.element_size()), len(base))
-        self.base,self.table = base,base.new_empty(self.rows, len(base))
-        self.offset = -.5*base.square().sum(1) if metric == 'l2' else None
+    "Exact search: a matrix product in 32 bits, and in 64 bits where that is not enough to tell near neighbours apart"
+    tolerance = 1e-4 # of the squared distance to the last neighbour
+    def __init__(self, features, metric, memory, device):
+        self.features,self.space,dtype = features,_Space(features, metric, device),_precision(features)
+        self.base,extra = self.space.all_rows(features, dtype)
+        self.offset = -.5*(self.base.square().sum(1) + extra)
+        self.rows = min(rows_at_once(len(features), memory, self.base.element_size()), len(features))
+        self.table = self.base.new_empty(self.rows, len(features))
 
     def search(self, queries, k, own):
-        table = torch.mm(queries, self.base.T, out=self.table[:len(queries)])
-        if self.offset is not None: table += self.offset
+        q = self.space.all_rows(queries, self.base.dtype)[0]
+        table = torch.mm(q, self.base.T, out=self.table[:len(q)])
+        table += self.offset
         if own is not None: table.scatter_(1, own[:,None], -math.inf)
+        found = table.topk(k)
+        doubtful = self._is_doubtful(q.norm(dim=1), found.values[:,-1]).nonzero()[:,0]
+        for part in doubtful.split(max(self.rows*self.base.element_size()//8, 1)):
+            again = self._search_in_64_bits(queries[part.to(queries.device)], k, None if own is None else own[part])
+            found.indices[part] = again.to(found.indices)
+        return found.indices
+
+    def _is_doubtful(self, length, last):
+        "Is the rounding error of the product larger than a small part of the squared distance to the last neighbour?"
+        distance = (length**2 - 2*last).clamp(min=0)
+        return 2*_epsilon(self.base)*(length + distance.sqrt())**2 > self.tolerance*distance
+
+    def _search_in_64_bits(self, queries, k, own):
+        q,n,step = self.space.rows(queries)[0],len(self.features),2**10
+        table = self._table_in_64_bits(len(q)*n).view(len(q), n)
+        for first in range(0, n, step):
+            base,extra = self.space.rows(self.features[first:first+step])
+            table[:,first:first+step] = q @ base.T - .5*(base.square().sum(1) + extra)
+        if own is not None: table.scatter_(1, own.to(table.device)[:,None], -math.inf)
         return table.topk(k).indices
+
+    def _table_in_64_bits(self, size):
+        "Room for numbers, in the place of the table if that is large enough"
+        old = self.table.view(-1)
+        wide = old[:len(old)//2*2].view(torch.float64) if old.dtype == torch.float32 and self.space.wide == self.space.device else old[:0].double()
+        return wide[:size] if len(wide) >= size else torch.empty(size, dtype=torch.float64, device=self.space.wide)
+
+def _precision(features): return torch.float64 if features.dtype == torch.float64 else torch.float32
+
+def _epsilon(x):
+    "Relative rounding error of a matrix product, whose factors NVIDIA GPUs may round to 10 bits"
+    return 2**-11 if x.is_cuda and x.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else torch.finfo(x.dtype).eps
 
 class _Faiss:
     "Approximate search in the nearest of about 4*sqrt(N) cells"
     rows,n_probed = 2**13,32
-    def __init__(self, base, metric, memory):
+    def __init__(self, features, metric, memory, device):
         try: import faiss
         except ImportError: raise ImportError(
             "index='faiss' needs faiss: `pip install fastnoisy[faiss]` or `pip install faiss-cpu`.") from None
-        n,d = base.shape
+        n,d = features.shape
+        self.metric,self.device,self.center = metric,device,features.mean(0)
         kind = faiss.METRIC_L2 if metric == 'l2' else faiss.METRIC_INNER_PRODUCT
-        self.device,data = base.device,base.float().cpu().numpy()
+        data = self._prepared(features)
         self.index = faiss.index_factory(d, f'IVF{max(1, min(int(4*n**.5), n//40))},Flat', kind)
         self.index.train(data)
         self.index.add(data)
         self.index.nprobe = self.n_probed
 
+    def _prepared(self, x):
+        x = F.normalize(x, dim=1) if self.metric == 'cosine' else x - self.center.to(x) # distances to a near origin are more precise
+        return x.detach().float().cpu().numpy()
+
     def search(self, queries, k, own):
-        _,found = self.index.search(queries.float().cpu().numpy(), k + (own is not None))
+        _,found = self.index.search(self._prepared(queries), k + (own is not None))
         ids = torch.from_numpy(found).to(self.device)
         if own is None: return ids
         last = (ids == own[:,None]).int().argsort(dim=1, stable=True) # itself comes last
@@ -114,16 +173,12 @@ def neighbor_chunks(
     "The k nearest samples of each, a part at a time"
     exclude_self = exclude_self and queries is None
     _checked(features, k, metric, exclude_self, queries, index)
-    def prepared(x):
-        dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
-        x = x.detach().to(device or features.device, dtype)
-        if metric == 'cosine': return F.normalize(x, dim=1)
-        return x - features.mean(0).to(x) # distances to a near origin are more precise
-    base = prepared(features)
-    queries = base if queries is None else prepared(queries)
-    found = INDEXES[index](base, metric, memory)
-    for ids in torch.arange(len(queries), device=base.device).split(found.rows):
-        yield ids, found.search(queries[ids], k, ids if exclude_self else None)
+    device = torch.device(device or features.device)
+    found = INDEXES[index](features, metric, memory, device)
+    queries = features if queries is None else queries
+    for rows in torch.arange(len(queries)).split(found.rows):
+        ids = rows.to(device)
+        yield ids, found.search(queries[rows.to(queries.device)], k, ids if exclude_self else None)
 
 def nearest(
     features:Tensor, # (N, F)

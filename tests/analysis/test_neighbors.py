@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 from fastai.basics import CrossEntropyLossFlat, DataLoaders, Datasets, L, Learner, SkipItemException, TfmdDL, Transform
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
-from fastnoisy.analysis.neighbors import embed, knn_vote, nearest, neighbor_chunks, rows_at_once, vote_shares
+from fastnoisy.analysis.neighbors import _Exact, embed, knn_vote, nearest, neighbor_chunks, rows_at_once, vote_shares
 from fastnoisy.core.predict import prediction_layer
 from helpers import blob_dls, blob_learner, blobs, small_model, weights_of
 
@@ -70,6 +70,47 @@ def test_permuting_the_samples_permutes_the_neighbours():
 def test_rows_at_once():
     assert rows_at_once(50_000, 256) == 256*2**20//(4*50_000) and rows_at_once(2**18, 1) == 1 and rows_at_once(2**17, 1, 8) == 1
     with pytest.raises(ValueError, match='takes 1.0 MB'): rows_at_once(2**18, .99)
+
+def in_64_bits(x, k, metric):
+    "Ids of the k nearest by differences, one coordinate after the other"
+    x = x.double()
+    if metric == 'cosine': x = x/x.norm(dim=1, keepdim=True)
+    distances = torch.cdist(x, x, compute_mode='donot_use_mm_for_euclid_dist')
+    return distances.fill_diagonal_(math.inf).topk(k, largest=False).indices
+
+def tight(name, n=600, d=16):
+    g = torch.Generator().manual_seed(0)
+    noise,y = torch.randn(n, d, generator=g),torch.randint(12, (n,), generator=g)
+    centers = torch.randn(12, d, generator=g)
+    return {'one cluster far from the origin': 100 + .01*noise, 'clusters far apart': 100*centers[y] + .01*noise,
+            'directions': F.normalize(centers, dim=1)[y] + 1e-3*noise, 'very near directions': F.normalize(centers, dim=1)[y] + 1e-5*noise,
+            'an outlier': torch.cat([torch.full((1, d), 1e6), noise[1:]]), 'a cloud': noise, 'after a ReLU': noise.relu() + 1e-3}[name]
+
+@pytest.mark.parametrize('metric', ['cosine', 'l2'])
+@pytest.mark.parametrize('memory', [256, .05])
+@pytest.mark.parametrize('name', ['one cluster far from the origin', 'clusters far apart', 'directions', 'very near directions', 'an outlier', 'a cloud', 'after a ReLU'])
+def test_exact_neighbors_are(name, metric, memory):
+    x = tight(name)
+    expected,got = in_64_bits(x, 10, metric),nearest(x, 10, metric=metric, memory=memory)
+    assert (got.sort(1).values == expected.sort(1).values).float().mean() > .999
+    assert (got == expected).float().mean() > .99
+
+def test_doubtful_rows_only_are_searched_again(monkeypatch):
+    "A cloud beside one tight cluster: the cloud is not searched in 64 bits"
+    searched,own = [],_Exact._search_in_64_bits
+    monkeypatch.setattr(_Exact, '_search_in_64_bits', lambda self, queries, *args: searched.append(len(queries)) or own(self, queries, *args))
+    g = torch.Generator().manual_seed(0)
+    x = torch.cat([torch.randn(300, 8, generator=g), 50 + 1e-4*torch.randn(40, 8, generator=g)])
+    nearest(x, 10, metric='l2')
+    assert sum(searched) == 40
+    nearest(x[:300], 10, metric='l2'), nearest(x[:300], 10)
+    assert sum(searched) == 40
+
+def test_a_vector_of_length_0_is_like_no_other():
+    "By cosine it is as far from all as a right angle, as sklearn has it"
+    x = torch.tensor([[1., .1], [1., 0.], [0., 1.], [-1., -.2], [0., 0.]])
+    similarity = F.normalize(x, dim=1) @ F.normalize(x, dim=1).T
+    for i,row in enumerate(nearest(x, 4)): assert (similarity[i, row].diff() < 1e-6).all()
 
 @pytest.mark.parametrize('metric', ['cosine', 'l2'])
 def test_the_largest_tensor_fits_in_memory(metric):
