@@ -15,15 +15,16 @@ from types import ModuleType
 # module of version 0.1 -> modules that have its names now
 MOVED = {
     'ids': 'core.sample_ids', 'distributed': 'core.distributed', 'checkpoint': 'core.checkpoint', 'aside': 'core.rng core.modules core.loaders core.predict',
-    'twin': 'core.networks', 'views': 'core.views', 'hypergradient': 'core.hypergradient', 'optimizer': 'callback.also_optimizer',
+    'twin': 'core.networks core.sample_loss', 'views': 'core.views', 'hypergradient': 'core.hypergradient', 'optimizer': 'callback.also_optimizer',
     'noise_models': 'noise.label_models', 'noise_human': 'noise.human', 'noise_inputs': 'noise.input_noise',
-    'mixture': 'analysis.mixture', 'scores': 'analysis.training_dynamics', 'neighbors': 'analysis.neighbors', 'rate': 'analysis.noise_rate',
-    'calibration': 'analysis.calibration', 'measures': 'analysis.metrics', 'accuracies': 'analysis.accuracies', 'report': 'analysis.report',
-    'confidence': 'callback.label_confidence', 'learners': 'audit.learners', 'bench': 'benchmark.train', 'cells': 'benchmark.trial',
+    'mixture': 'analysis.mixture', 'scores': 'analysis.training_dynamics analysis.ranking', 'neighbors': 'analysis.neighbors core.predict', 'rate': 'analysis.noise_rate analysis.transition',
+    'calibration': 'analysis.calibration', 'measures': 'analysis.metrics analysis.detection', 'accuracies': 'analysis.metrics', 'report': 'analysis.report analysis.transition',
+    'confidence': 'callback.confidence', 'learners': 'audit.learners models', 'bench': 'benchmark.train', 'cells': 'benchmark.trial models',
     'grid': 'benchmark.runner', 'grid_report': 'benchmark.tables', 'presets': 'benchmark.presets', 'variants': 'benchmark.variants',
     'data.core': 'data.arrays', 'data.labelled': 'audit.sources', 'data.noisy': 'data.noisy_dls', 'data.sets': 'benchmark.datasets',
 }
-RENAMED = {'tagged': 'with_sample_ids', 'OwnRandom': 'isolated_rng'} # name of version 0.1 -> name now
+RENAMED = {'tagged': 'with_sample_ids', 'OwnRandom': 'isolated_rng', 'Twin': 'PeerNetwork', 'Cell': 'Trial', 'CELL': 'TRIAL', 'cell_dls': 'trial_dls',
+           'cell_options': 'trial_options', 'grid_cells': 'grid_trials', 'train_cell': 'run_trial'} # name of version 0.1 -> name now
 
 # %% ../nbs/moved.ipynb #aa5bb68f
 def _moved_module(old, new):

@@ -68,7 +68,7 @@ def test_every_sample_counts_once(two):
 def test_with_batchnorm_the_processes_agree(two):
     (kept,said),(other_kept,other_said) = (o['norm'] for o in two)
     assert all(map(equal, kept, other_kept)) and all(map(equal, said, other_said))
-    assert set(said[0]) == {'confidence', 'bmm', 'knn'} and (kept[-1]['confidence.twin.model.2.running_var'] != 1).all()
+    assert set(said[0]) == {'confidence', 'bmm', 'knn'} and (kept[-1]['confidence.peer.model.2.running_var'] != 1).all()
 
 @pytest.mark.slow
 def test_report_is_complete_in_every_process(two):

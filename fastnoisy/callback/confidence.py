@@ -25,7 +25,7 @@ from ..core.registry import register_method
 from ..core.distributed import copy_from_first, n_processes, process_rank
 from ..core.sample_ids import undivided
 from ..losses import GCELoss
-from ..core.networks import Twin
+from ..core.networks import PeerNetwork
 from ..core.sample_loss import soft_losses
 from ..core.views import SecondView, is_random, second_inputs
 
@@ -131,18 +131,17 @@ class TwoModelConfidenceCallback(MethodCallback):
         self.penalty,self.jsd,self.correct_mix = (penalty, jsd, correct_mix) if models == 2 else (0, 0, 0)
         self.correct_from,self._given = correct_from,robust_model
         self.view,self.track,self.seed = view,track,seed
-        self.twin,self.mu,self.n_steps = None,torch.tensor(0.),0
+        self.mu,self.n_steps = torch.tensor(0.),0
         self.epochs,self.rows = [],[]
 
     def begin_fit(self):
         n,device = len(self.dls.train.dataset),next(self.model.parameters()).device
         if self.epochs and len(self.epochs[0]) != n: raise ValueError(
             f'The confidences are of {len(self.epochs[0])} training samples, and now there are {n}: use a new TwoModelConfidenceCallback for another training set.')
-        self.mu,self._skipped,self._told = self.mu.to(device),False,False
+        self.mu,self._told = self.mu.to(device),False
         if hasattr(self.robust_loss, 'to'): self.robust_loss.to(device)
         if self.models == 2:
-            if self.twin is None: self.twin = Twin(self.learn, self._given)
-            self.twin.begin(self.learn)
+            self.make_peer(self._given, argument='robust_model')
             if self.is_lr_find and self.n_steps == 0: self.on_fit_end(self._forget)
         self._second,after_batch = None,getattr(self.dls.train, 'after_batch', None)
         if self.jsd and self.view is None and is_random(after_batch):
@@ -151,13 +150,13 @@ class TwoModelConfidenceCallback(MethodCallback):
 
 # %% ../../nbs/callback/confidence.ipynb #c7fe2478
 @patch
-def _forget(self:TwoModelConfidenceCallback): self.twin,self.mu = None,torch.tensor(0.)
+def _forget(self:TwoModelConfidenceCallback): self.peer,self.mu = None,torch.tensor(0.)
 
 @patch(as_prop=True)
 def robust_model(self:TwoModelConfidenceCallback)->nn.Module:
     "The peer network; a `ValueError` while there is none"
-    if self.twin is None: raise ValueError('There is no robust model: train first, with models=2.')
-    return self.twin.model
+    if self.peer is None: raise ValueError('There is no robust model: train first, with models=2.')
+    return self.peer.model
 
 @patch(as_prop=True)
 def correcting(self:TwoModelConfidenceCallback)->bool:
@@ -181,7 +180,7 @@ def _view_seed(self:TwoModelConfidenceCallback): return self.seed + self.n_steps
 @patch
 def batch_weights(self:TwoModelConfidenceCallback):
     "Lines 8 and 9 of Algorithm 1"
-    self._robust_pred = class_logits(self.twin(self.learn) if self.models == 2 else self.pred)
+    self._robust_pred = class_logits(self.peer(self.learn) if self.models == 2 else self.pred)
     self._robust_losses = self.learn.sample.labels.average(lambda *yb: sample_losses(self.robust_loss, self._robust_pred, *yb))
     losses = self._robust_losses.detach().float()
     ids,all_losses = self.gather_batch(losses)
@@ -191,43 +190,30 @@ def batch_weights(self:TwoModelConfidenceCallback):
     return confidence_weights(confidence, self.alpha, batch)
 
 @patch
-def after_cancel_step(self:TwoModelConfidenceCallback): self._skipped = True # a step that mixed precision, or somebody else, skipped
-
-@patch
-def after_step(self:TwoModelConfidenceCallback):
-    self._skipped,skipped = False,self._skipped
-    if self.models == 1: return
-    if skipped: self.twin.opt.zero_grad()
-    else: self.twin.step(self.learn)
-
-@patch
 def after_batch(self:TwoModelConfidenceCallback):
     self.n_steps += 1
     self._next_seed()
 
 # %% ../../nbs/callback/confidence.ipynb #dc2f086d
 @patch
-def after_loss(self:TwoModelConfidenceCallback):
-    "The loss of both models, eq. (9): the core has weighed the cross-entropy, the rest is added"
-    if self.correcting: self.learn.loss_grad = self._corrected()
+def batch_loss(self:TwoModelConfidenceCallback, losses):
+    "The loss of the labels of line 7, which is linear in the label"
+    if not self.correcting: return None
+    loss_func,_ = unmixed(self.learn.loss_func)
+    robust = soft_losses(loss_func, self.pred, self._robust_pred.detach().softmax(1), *self.yb)
+    return torch.lerp(losses, robust, self.correct_mix)
+
+@patch
+def batch_penalty(self:TwoModelConfidenceCallback):
+    "What eq. (9) adds to the weighed cross-entropy: the robust loss, and what keeps the two models and the two views together"
     loss = self._robust_losses.mean()
     if self.penalty: loss = loss + self.penalty*self._apart()
     if self.jsd: loss = loss + self.jsd*self._disagreement()
-    if getattr(unmixed(self.learn.loss_func)[0], 'reduction', 'mean') == 'sum': loss = loss * len(self.sample_loss)
-    self.learn.loss_grad = self.learn.loss_grad + loss
-
-@patch
-def _corrected(self:TwoModelConfidenceCallback):
-    "The weighted loss with the labels of line 7"
-    loss_func,_ = unmixed(self.learn.loss_func)
-    robust = soft_losses(loss_func, self.pred, self._robust_pred.detach().softmax(1), *self.yb)
-    losses = torch.lerp(self.sample_loss, robust, self.correct_mix) # the loss is linear in the label
-    own = self.sample_loss if self.learn.sample.labels.soft is None else sample_losses(loss_func, self.pred, *self.yb)
-    return weighted_loss(losses, self.sample_weight, self.learn.loss, own, getattr(loss_func, 'reduction', 'mean'))
+    return loss
 
 @patch
 def _apart(self:TwoModelConfidenceCallback):
-    if self.penalty_kind == 'euclidean': return parameter_distance(self.twin.model.parameters(), self.model.parameters())
+    if self.penalty_kind == 'euclidean': return parameter_distance(self.peer.model.parameters(), self.model.parameters())
     return js_divergence(self._robust_pred, class_logits(self.pred)).mean()
 
 @patch
@@ -253,7 +239,7 @@ def _note(self:TwoModelConfidenceCallback, ids, confidence):
 @patch
 def after_train(self:TwoModelConfidenceCallback):
     if self.is_lr_find: return
-    if self.models == 2: copy_from_first(self.twin.model.buffers())
+    if self.models == 2: copy_from_first(self.peer.model.buffers())
     self.epochs.append(self._confidence.cpu())
     if self.track: self.rows.append(self._accuracies())
 
@@ -305,16 +291,17 @@ def plot(self:TwoModelConfidenceCallback, figsize=(7, 2.6)):
 
 @patch
 def state_dict(self:TwoModelConfidenceCallback):
-    if self.n_steps == 0 and self.twin is None: return None
-    return dict(twin=None if self.twin is None else self.twin.state_dict(), mu=self.mu.cpu(), n_steps=self.n_steps, epochs=self.epochs, rows=self.rows)
+    if self.n_steps == 0 and self.peer is None: return None
+    return dict(peer=None if self.peer is None else self.peer.state_dict(), mu=self.mu.cpu(), n_steps=self.n_steps, epochs=self.epochs, rows=self.rows)
 
 @patch
 def load_state_dict(self:TwoModelConfidenceCallback, sd):
-    if (sd['twin'] is None) == (self.models == 2): raise ValueError(
-        f"models={self.models}: the saved state has {'no' if sd['twin'] is None else 'a'} peer network. Use models={3 - self.models}, as when it was saved.")
-    if sd['twin'] is not None:
-        if self.twin is None: self.twin = Twin(self.learn, self._given)
-        self.twin.load_state_dict(sd['twin'], self.learn)
+    if (sd['peer'] is None) == (self.models == 2): raise ValueError(
+        f"models={self.models}: the saved state has {'no' if sd['peer'] is None else 'a'} peer network. Use models={3 - self.models}, as when it was saved.")
+    if sd['peer'] is not None:
+        if self.peer is None:
+            self.peer = PeerNetwork(self.learn, self._given, argument='robust_model', owner=type(self).__name__)
+        self.peer.load_state_dict(sd['peer'], self.learn)
     self.mu,self.n_steps,self.epochs,self.rows = sd['mu'].to(self.mu.device),sd['n_steps'],list(sd['epochs']),list(sd['rows'])
 
 # %% ../../nbs/callback/confidence.ipynb #7e4e1b6f

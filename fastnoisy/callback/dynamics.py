@@ -30,7 +30,10 @@ class _LastLayer:
         self.layer,self.inputs,self.output = layer,None,None
         self.hook = layer.register_forward_hook(torch.compiler.disable(self._note))
     def _note(self, layer, inputs, output):
-        if layer.training and torch.is_grad_enabled(): self.inputs,self.output = inputs[0],output
+        "Of the first pass of a batch: a second view may follow"
+        if layer.training and torch.is_grad_enabled() and self.output is None: self.inputs,self.output = inputs[0],output
+
+    def forget(self): self.inputs = self.output = None
 
     def norms(self, losses):
         "Gradient norms of the layer, (B,)"
@@ -41,7 +44,7 @@ class _LastLayer:
             f"'grand' needs a linear layer that sees one vector per sample, but this one gave shape {tuple(self.output.shape)}: name another as `last_layer`.")
         gradients = torch.autograd.grad(losses.sum(), self.output, retain_graph=True)[0]
         norms = last_layer_norms(gradients.float(), self.inputs.detach().float(), self.layer.bias is not None)
-        self.inputs = self.output = None # or the graph stays, and the model cannot be copied
+        self.forget() # or the graph stays, and the model cannot be copied
         return norms
 
 # %% ../../nbs/callback/dynamics.ipynb #209b3242
@@ -86,6 +89,9 @@ class DynamicsCallback(MethodCallback):
         flipped = self._flipped()
         if flipped is None or len(flipped) != n or flipped.all() or not flipped.any(): raise ValueError(
             f'show={self.show} needs `dls.noise.flipped`, one value for each of the {n} training samples, some True and some False. Leave `show` out.')
+
+    def before_batch(self):
+        if self._layer is not None: self._layer.forget()
 
     def after_loss(self):
         if self.is_lr_find: return

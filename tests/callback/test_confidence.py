@@ -1,4 +1,4 @@
-"Label confidence: formulas against loops and Theorem 1; Algorithm 1 against a plain PyTorch loop; the twin against a Learner of its own."
+"Label confidence: formulas against loops and Theorem 1; Algorithm 1 against a plain PyTorch loop; the peer against a Learner of its own."
 import math, warnings
 from functools import partial
 import matplotlib.pyplot as plt
@@ -303,7 +303,7 @@ def test_a_flat_confidence_is_plain_training():
     learn = fitted(Confidence(slope=1e-9, penalty=0., **TWO), p=0.)
     torch.testing.assert_close(weights_of(learn.model), weights_of(fitted(None, p=0.).model), rtol=1e-3, atol=1e-4)
 
-# the twin follows the Learner
+# the peer follows the Learner
 
 class ScaledCPU(MixedPrecision):
     "fastai's mixed precision with a loss scale, on the CPU"
@@ -336,8 +336,8 @@ TRAININGS = dict(
     reset=dict(train=lambda learn: (learn.fit(1), learn.fit(1, reset_opt=True))))
 
 @pytest.mark.parametrize('name', list(TRAININGS))
-def test_twin_is_a_learner_of_its_own_with_the_robust_loss(name):
-    "Without penalty the twin learns as if it were alone: same optimizer, schedule, rates, frozen parts, decay, clipping, precision"
+def test_peer_is_a_learner_of_its_own_with_the_robust_loss(name):
+    "Without penalty the peer learns as if it were alone: same optimizer, schedule, rates, frozen parts, decay, clipping, precision"
     o = {**TRAININGS[name]}
     cbs = o.pop('cbs', list)
     both = fitted(Confidence(penalty=0., **TWO), cbs=cbs(), p=0., **o)
@@ -346,9 +346,9 @@ def test_twin_is_a_learner_of_its_own_with_the_robust_loss(name):
     assert (weights_of(alone.model) - weights_of(small_model())).abs().max() > 1e-3 # it did learn
     assert not torch.allclose(weights_of(both.model), weights_of(alone.model), atol=1e-4)
 
-def test_an_overflow_of_the_twin_alone_skips_its_step_and_lowers_the_scale():
+def test_an_overflow_of_the_peer_alone_skips_its_step_and_lowers_the_scale():
     class Huge(Callback):
-        "Infinite gradients for the twin in the third batch"
+        "Infinite gradients for the peer in the third batch"
         order = -4
         def before_step(self):
             if self.train_iter == 2: next(self.learn.confidence.robust_model.parameters()).grad[0] = math.inf
@@ -370,7 +370,7 @@ def test_same_modes():
     learn = fitted(Confidence(**TWO), cbs=[Look(), Eval()])
     assert modes == [True]*18 and torch.equal(learn.confidence.robust_model[1].running_mean, torch.zeros(8))
 
-def test_a_twin_of_ones_own():
+def test_a_peer_of_ones_own():
     other = small_model(seed=5)
     start = weights_of(other)
     learn = fitted(Confidence(robust_model=other, **TWO))
@@ -491,7 +491,7 @@ def test_saved_file_is_readable_without_the_callback(learner):
     assert torch.equal(weights_of(plain.model), weights_of(learn.model))
     plain.fit(1)
 
-def test_export_leaves_the_twin_out(learner, tmp_path):
+def test_export_leaves_the_peer_out(learner, tmp_path):
     learn = learner(Confidence(**TWO))
     learn.fit(1)
     learn.export('with.pkl')
@@ -506,10 +506,10 @@ def test_export_leaves_the_twin_out(learner, tmp_path):
 def test_lr_find_leaves_no_trace(learner):
     learn = learner(Confidence(view=turned))
     learn.lr_find(show_plot=False, num_it=10)
-    assert learn.confidence.twin is None and learn.confidence.n_steps == 0 and learn.confidence.mu == 0
+    assert learn.confidence.peer is None and learn.confidence.n_steps == 0 and learn.confidence.mu == 0
     learn.fit(2)
     state = lambda: (weights_of(learn.confidence.robust_model), learn.confidence.mu.clone(), learn.confidence.n_steps, learn.confidence.to_frame().values,
-                     [v.clone() for s in learn.confidence.twin.opt.state_dict()['state'] for v in s.values() if torch.is_tensor(v)])
+                     [v.clone() for s in learn.confidence.peer.opt.state_dict()['state'] for v in s.values() if torch.is_tensor(v)])
     before = state()
     learn.lr_find(show_plot=False, num_it=10)
     after = state()
@@ -538,7 +538,7 @@ def test_company(cbs):
     assert np.isfinite(learn.recorder.values[-1]).all() and weights_of(learn.confidence.robust_model).isfinite().all()
 
 def test_dynamics_looks_at_the_first_view_only():
-    "GraNd is that of the training's own forward pass, and the twin has no hook"
+    "GraNd is that of the training's own forward pass, and the peer has no hook"
     a,b = (fitted(Confidence(**o), cbs=[DynamicsCallback(['grand'])], n=1, p=0.) for o in (dict(view=turned, correct_from=1., jsd=1e-12), TWO))
     np.testing.assert_allclose(a.dynamics.scores().grand, b.dynamics.scores().grand, rtol=1e-4)
     assert not any(m._forward_hooks for m in a.confidence.robust_model.modules())
@@ -550,7 +550,7 @@ def test_weights_of_other_methods_multiply():
     torch.testing.assert_close(both.seen[0]['sample_weight'], alone.seen[0]['sample_weight']*(1 + alone.seen[0]['sample_ids'] % 2))
 
 def test_mixup():
-    "The twin sees the blended samples and the blended loss"
+    "The peer sees the blended samples and the blended loss"
     class Look(Callback):
         order,run_valid = 20,False
         def after_loss(self):

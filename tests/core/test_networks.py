@@ -1,20 +1,20 @@
-"The twin alone; that it learns as a Learner of its own would, in many kinds of training, is in test_confidence.py."
+"The peer alone; that it learns as a Learner of its own would, in many kinds of training, is in test_confidence.py."
 from functools import partial
 import pytest, torch
 from torch import nn
 from fastai.basics import Adam, OptimWrapper
 from fastai.callback.core import Callback
-from fastnoisy.core.networks import Twin, copied, is_fresh
+from fastnoisy.core.networks import PeerNetwork, copied, is_fresh
 from helpers import blob_learner, small_model, weights_of
 
 class Beside(Callback):
-    "Trains a twin by the Learner's own loss"
+    "Trains a peer by the Learner's own loss"
     run_valid = False
     def before_fit(self):
-        if not hasattr(self, 'twin'): self.twin = Twin(self.learn)
-        self.twin.begin(self.learn)
-    def after_loss(self): self.learn.loss_grad = self.loss_grad + self.loss_func(self.twin(self.learn), *self.yb)
-    def after_step(self): self.twin.step(self.learn)
+        if not hasattr(self, 'peer'): self.peer = PeerNetwork(self.learn)
+        self.peer.begin(self.learn)
+    def after_loss(self): self.learn.loss_grad = self.loss_grad + self.loss_func(self.peer(self.learn), *self.yb)
+    def after_step(self): self.peer.step(self.learn)
 
 def fitted(n=1, **kwargs):
     learn = blob_learner(Beside(), **kwargs)
@@ -22,9 +22,9 @@ def fitted(n=1, **kwargs):
     with learn.no_logging(): learn.fit(n, 1e-2)
     return learn
 
-def test_a_twin_with_the_same_loss_is_the_same_model():
+def test_a_peer_with_the_same_loss_is_the_same_model():
     learn = fitted(2)
-    torch.testing.assert_close(weights_of(learn.beside.twin.model), weights_of(learn.model))
+    torch.testing.assert_close(weights_of(learn.beside.peer.model), weights_of(learn.model))
     assert not torch.allclose(weights_of(learn.model), weights_of(small_model()), atol=1e-3)
 
 def test_a_copy_shares_nothing():
@@ -46,15 +46,15 @@ def test_an_optimizer_is_fresh_until_it_steps(opt_func):
 
 def test_saved_and_loaded():
     learn = fitted()
-    saved,other = learn.beside.twin.state_dict(),Twin(learn)
+    saved,other = learn.beside.peer.state_dict(),PeerNetwork(learn)
     other.load_state_dict(saved, learn)
-    assert torch.equal(weights_of(other.model), weights_of(learn.beside.twin.model)) and other.model is not learn.beside.twin.model
-    states = [o.opt.state_dict()['state'] for o in (other, learn.beside.twin)]
+    assert torch.equal(weights_of(other.model), weights_of(learn.beside.peer.model)) and other.model is not learn.beside.peer.model
+    states = [o.opt.state_dict()['state'] for o in (other, learn.beside.peer)]
     assert len(states[0]) == len(states[1]) > 0 and all(torch.equal(a['grad_avg'], b['grad_avg']) for a,b in zip(*states))
 
 def test_another_model_is_refused():
     learn = fitted()
-    with pytest.raises(ValueError, match='robust_model: a Linear.*Sequential in name and shape'): Twin(learn, nn.Linear(4, 3))
-    with pytest.raises(ValueError, match="Learner's own model"): Twin(learn, learn.model)
+    with pytest.raises(ValueError, match='peer: a Linear.*Sequential in name and shape'): PeerNetwork(learn, nn.Linear(4, 3))
+    with pytest.raises(ValueError, match="Learner's own model"): PeerNetwork(learn, learn.model)
     learn.model = nn.Linear(4, 3)
-    with pytest.raises(ValueError, match='that of another model'): learn.beside.twin.begin(learn)
+    with pytest.raises(ValueError, match='that of another model'): learn.beside.peer.begin(learn)
