@@ -11,8 +11,8 @@ from helpers import LR, make, make_dls, weights_of
 from settings import battery
 
 AREAS = {}
-EVENTS = '''before_fit before_epoch before_train before_batch after_pred after_loss before_backward after_backward before_step
-after_step after_batch after_train before_validate after_validate after_epoch'''.split()
+EVENTS = '''before_fit before_epoch before_train before_batch after_pred after_loss before_backward after_backward
+before_step after_step after_batch after_train before_validate after_validate after_epoch'''.split()
 CANCELS = CancelFitException,CancelEpochException,CancelTrainException,CancelBatchException,CancelStepException
 STOPS = KeyboardInterrupt,RuntimeError,*CANCELS
 
@@ -32,7 +32,8 @@ class Stops(Callback):
 
 def looks(learn):
     return dict(loss_func=learn.loss_func, model=learn.model, dls=learn.dls, loaders=list(learn.dls.loaders),
-                cbs=list(learn.cbs), metrics=list(learn.metrics), autocast=torch.is_autocast_enabled('cpu'), grad=torch.is_grad_enabled())
+                cbs=list(learn.cbs), metrics=list(learn.metrics),
+                autocast=torch.is_autocast_enabled('cpu'), grad=torch.is_grad_enabled())
 
 @area
 def stops(rng, folder):

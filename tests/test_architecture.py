@@ -175,7 +175,8 @@ def test_slow_tests_exist():
     "What reference/slow.txt names, by file and function"
     for name in (ALLOWED.parent/'slow.txt').read_text().split():
         file,_,function = name.partition('::')
-        assert f'def {function}(' in (ROOT/'tests'/file).read_text(encoding='utf-8'), f'{name}: there is no such test, take it out of slow.txt'
+        text = (ROOT/'tests'/file).read_text(encoding='utf-8')
+        assert f'def {function}(' in text, f'{name}: there is no such test, take it out of slow.txt'
 
 def lower():
     "Write what is measured into the table where it is less"

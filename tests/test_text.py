@@ -37,8 +37,10 @@ def fitted(made, n=3):
     with learn.no_logging(): learn.fit(n, 3e-2)
     return learn
 
+def slow_but(*names): return [o if o in names else pytest.param(o, marks=pytest.mark.slow) for o in battery()]
+
 @pytest.mark.filterwarnings('ignore:TwoModelConfidence', 'ignore:BMMFilter', 'ignore:KNNCorrection')
-@pytest.mark.parametrize('method', battery())
+@pytest.mark.parametrize('method', slow_but('lilaw', 'also+knn', 'confidence'))
 def test_methods_on_text(method):
     learn = fitted(setting(method).make(**setting(method).text(text_model)))
     first,*_,last = (o[0] for o in learn.recorder.values)
@@ -46,6 +48,7 @@ def test_methods_on_text(method):
 
 HYPER = dict(meta='hypergradient')
 
+@pytest.mark.slow
 @pytest.mark.parametrize('options', [dict(meta_mode='train'), HYPER, dict(HYPER, meta_of='head')])
 def test_lilaw_on_text(options):
     learn = fitted(dict(cbs=[lilaw(**options), DynamicsCallback()]), 4)
