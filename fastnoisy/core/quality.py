@@ -67,6 +67,7 @@ def best_suspicion(
     """`suspicion_of` the first method with something to say: those that know probabilities come first,
     then those with a `priority` > 0 whose quality is more than an order"""
     def serves(cb): return getattr(cb, 'priority', 0) > 0 and not getattr(cb, 'only_ranks', False)
-    asked = methods_that_answer(learn, 'noise_probability') + list(filter(serves, methods_that_answer(learn, 'label_quality')))
+    asked = methods_that_answer(learn, 'noise_probability') + list(filter(serves, methods_that_answer(learn,
+        'label_quality')))
     said = (suspicion_of(cb) for cb in asked if cb is not but)
     return next((o for o in said if o is not None), None)
