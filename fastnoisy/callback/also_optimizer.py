@@ -52,7 +52,8 @@ class ALSOAdam(Optimizer):
         **hypers # lr, wd, mom, sqr_mom, eps
     ):
         decay = weight_decay if decouple_wd else l2_reg
-        super().__init__(params, [keep_grad, decay, partial(average_grad, dampening=True), average_sqr_grad, step_stat, adam_step], **hypers)
+        super().__init__(params, [keep_grad, decay, partial(average_grad, dampening=True), average_sqr_grad, step_stat,
+                                  adam_step], **hypers)
         self.decouple_wd,self.half,self.own = decouple_wd,None,{}
 
     def ahead(self):
@@ -97,7 +98,8 @@ def check_adam(
 ):
     "A `ValueError` unless `opt` is fastai's `Adam` or an `also_adam`"
     if isinstance(opt, ALSOAdam) or type(opt) is Optimizer and adam_step in opt.cbs: return
-    raise ValueError(f"mode={mode!r} takes the steps of Adam, but the Learner's optimizer is another {type(opt).__name__}. Create the Learner "
+    raise ValueError(f"mode={mode!r} takes the steps of Adam, but the Learner's optimizer is another "
+                     f"{type(opt).__name__}. Create the Learner "
                      "with opt_func=Adam or opt_func=also_adam, or use ALSOCallback with mode='weights'.")
 
 def taken_over(

@@ -71,22 +71,27 @@ class SignalSource:
     def begin(self, learn):
         "Find it on `learn`, or note the score from now on; a `ValueError` where there is no such thing"
         self.method = None if callable(self.signal) or self.signal == 'loss' else self._rating_method(learn)
-        if self.is_score and self._noting(learn) is None: self._note_scores(len(learn.dls.train.dataset), state_device(learn.model))
+        if self.is_score and self._noting(learn) is None:
+            self._note_scores(len(learn.dls.train.dataset), state_device(learn.model))
 
     def _rating_method(self, learn):
         method = best_quality(learn, ranks=False) if self.signal == 'auto' else method_named(learn, self.signal)
         if method is not None and answers(method, 'label_quality'): return method
-        require(self.signal in SCORES, 'signal', self.signal, 'there is no such method that rates labels on the Learner. Add it, as in `cbs=[ALSOCallback(), '
+        require(self.signal in SCORES, 'signal', self.signal,
+                'there is no such method that rates labels on the Learner. Add it, as in `cbs=[ALSOCallback(), '
                 f"BMMFilterCallback()]`, or use 'loss', a function, or one of {', '.join(SCORES)}")
 
     @property
-    def is_score(self): return isinstance(self.signal, str) and self.signal in SCORES and self.signal != 'loss' and self.method is None
+    def is_score(self):
+        if callable(self.signal) or self.signal == 'loss': return False
+        return self.signal in SCORES and self.method is None
 
     def _noting(self, learn): return next((cb for cb in learn.cbs if self.signal in getattr(cb, 'wanted', ())), None)
 
     def _note_scores(self, n, device):
         if not SCORES[self.signal].cheap: raise ValueError(
-            f"signal={self.signal!r} needs gradients of single samples: add `DynamicsCallback({self.signal!r})` beside BMMFilterCallback.")
+            f"signal={self.signal!r} needs gradients of single samples: add `DynamicsCallback({self.signal!r})` "
+            "beside BMMFilterCallback.")
         if self.scores is None: self.scores = ScoreState(n, self.signal)
         self.scores.to(device)
 
@@ -106,7 +111,9 @@ class SignalSource:
         return np.full(n, np.nan) if quality is None else quality
 
     @property
-    def name(self): return 'a function' if callable(self.signal) else self.signal if self.method is None else self.method.name
+    def name(self):
+        if callable(self.signal): return 'a function'
+        return self.signal if self.method is None else self.method.name
 
 # %% ../../nbs/callback/bmm.ipynb #6f5bfda0
 MIXTURES = dict(beta=BetaMixture, moments=partial(BetaMixture, method='moments', max_iter=10), gaussian=GaussianMixture)
@@ -144,34 +151,40 @@ def known_flips(
     return flipped if 0 < flipped.sum() < len(flipped) else None
 
 def _check(signal, action, warmup, every, threshold, min_kept, recheck, mixture):
-    require(callable(signal) or isinstance(signal, str), 'signal', signal, "give 'auto', 'loss', the name of a method or of a score, or a function")
+    require(callable(signal) or isinstance(signal, str), 'signal', signal,
+            "give 'auto', 'loss', the name of a method or of a score, or a function")
     require(action in ('report', 'weight', 'drop'), 'action', action, "use 'report', 'weight' or 'drop'")
     check_phase('warmup', warmup, 1)
     require(every >= 1, 'every', every, 'give a number of epochs >= 1')
     require(0 < threshold < 1, 'threshold', threshold, 'give a probability in (0, 1)')
-    for name,v in (('min_kept', min_kept), ('recheck', recheck)): require(0 <= v <= 1, name, v, 'give a share in [0, 1]')
+    for name,v in (('min_kept', min_kept), ('recheck', recheck)):
+        require(0 <= v <= 1, name, v, 'give a share in [0, 1]')
     require(mixture in MIXTURES, 'mixture', mixture, f'choose from {", ".join(MIXTURES)}')
 
 # %% ../../nbs/callback/bmm.ipynb #0aca55d0
 class BMMFilterCallback(MethodCallback):
-    "Fit a mixture to one number per sample after each epoch, and report, weigh or drop what is probably mislabelled (Arazo et al. 2019, Pupkov et al. 2025)"
+    """Fit a mixture to one number per sample after each epoch, and report, weigh or drop what is probably mislabelled
+    (Arazo et al. 2019, Pupkov et al. 2025)"""
     name = 'bmm'
     def __init__(self,
-        signal='auto', # 'auto' (the best label quality), 'loss', the name of a method or of a score, or a function of the Learner to (N,), high = suspicious
+        signal='auto', # 'auto' (best label quality), 'loss', name of a method or score, or function of the Learner to (N,), high = wrong
         action:str='report', # 'report', 'weight' (by the probability of a clean label), or 'drop' (not even loaded)
         warmup:float=3, # Epochs before the first fit of the mixture, >= 1, counted over all fits; or a share of the fit's epochs, in (0, 1)
         every:int=1, # Epochs from one fit of the mixture to the next, >= 1
         threshold:float=.5, # `p_noisy` above which a label is an issue and a sample is dropped, in (0, 1)
         min_kept:float=.1, # Share of each class (by given label) that is never dropped nor weighted below one half, in [0, 1]
-        recheck:float=.2, # Share of the dropped samples that are loaded all the same, others each epoch, so that they can come back; in [0, 1]
+        recheck:float=.2, # Share of the dropped samples that are loaded all the same, others each epoch, to come back; in [0, 1]
         mixture:str='beta', # 'beta' (maximum likelihood), 'moments' (the original's ten iterations), 'gaussian'
         start:int=None, # Former name of `warmup`
     ):
         warmup = renamed_argument('BMMFilterCallback', 'start', 'warmup', start, warmup)
         _check(signal, action, warmup, every, threshold, min_kept, recheck, mixture)
-        self.signal,self.action,self.warmup,self.every,self.threshold = signal,action,warmup,every,threshold
-        self.min_kept,self.recheck,self.kind,self.source = min_kept,recheck,mixture,SignalSource(signal)
-        self.noise_rate,self.mixture,self.p_noisy,self.classes = math.nan,None,None,None
+        self.signal,self.action = signal,action
+        self.warmup,self.every = warmup,every
+        self.threshold,self.min_kept,self.recheck = threshold,min_kept,recheck
+        self.kind,self.source = mixture,SignalSource(signal)
+        self.noise_rate,self.mixture = math.nan,None
+        self.p_noisy,self.classes = None,None
         self.n_epochs,self.rows,self.problem = 0,[],None
 
     @property
@@ -181,8 +194,10 @@ class BMMFilterCallback(MethodCallback):
         n = len(self.dls.train.dataset)
         if self.p_noisy is None: self.p_noisy,self.classes = torch.full((n,), math.nan),torch.full((n,), -1)
         if len(self.p_noisy) != n: raise ValueError(
-            f'The probabilities are of {len(self.p_noisy)} training samples, and now there are {n}: use a new BMMFilterCallback for another training set.')
-        self.classes,self._first = self.classes.to(next(self.model.parameters()).device),phase_epochs(self.warmup, self.learn.n_epoch)
+            f'The probabilities are of {len(self.p_noisy)} training samples, and now there are {n}: use a new '
+            'BMMFilterCallback for another training set.')
+        self.classes = self.classes.to(next(self.model.parameters()).device)
+        self._first = phase_epochs(self.warmup, self.learn.n_epoch)
         self.source.begin(self.learn)
         self.flipped = known_flips(self.dls)
         self.logged = ('noise_rate',) + (_TRUTH if self.flipped is not None else ())
@@ -205,7 +220,8 @@ class BMMFilterCallback(MethodCallback):
         if self.n_epochs >= self._first and (self.n_epochs - self._first) % self.every == 0: self._fit()
 
     def after_fit(self):
-        if self.problem and not self.is_lr_find: warnings.warn(f'BMMFilterCallback({self.signal!r}), epoch {self.n_epochs}: {self.problem}')
+        if self.problem and not self.is_lr_find:
+            warnings.warn(f'BMMFilterCallback({self.signal!r}), epoch {self.n_epochs}: {self.problem}')
 
 # %% ../../nbs/callback/bmm.ipynb #93f40cc4
 @patch
@@ -221,11 +237,13 @@ def _fit(self:BMMFilterCallback):
     values,options = self.source.values(self.learn)
     values = from_first(torch.tensor(values)).numpy()
     if values.shape != self.p_noisy.shape: raise ValueError(
-        f'signal={self.signal}: gave shape {values.shape}, but there are {len(self.p_noisy)} training samples: give one number for each.')
+        f'signal={self.signal}: gave shape {values.shape}, but there are {len(self.p_noisy)} training samples: give '
+        'one number for each.')
     self.mixture,self.p_noisy,self.problem = fitted_mixture(values, self.kind, **options)
     self.noise_rate = math.nan if self.mixture is None else self.mixture.noise_rate
     if self.mixture is not None and not self.separates: self.problem = (
-        f'the values form no two groups (separation {self.mixture.separation:.1f}, noise rate {self.noise_rate:.2f}), so nothing is flagged, '
+        f'the values form no two groups (separation {self.mixture.separation:.1f}, noise rate '
+        f'{self.noise_rate:.2f}), so nothing is flagged, '
         'dropped or weighed. Few labels may be wrong, or it is too early.')
     self._decide()
     self._note_history(values if self.mixture is None or self.mixture.noisy == 'low' else -values)
@@ -241,14 +259,16 @@ def _decide(self:BMMFilterCallback):
     self.kept = self.weight = None
     if self.action == 'report' or not self.separates: return
     p = self.p_noisy.numpy()
-    kept = kept_samples(p, self.classes.cpu().numpy(), self.threshold, self.min_kept, batch_size(self.dls.train)*n_processes())
+    kept = kept_samples(p, self.classes.cpu().numpy(), self.threshold, self.min_kept,
+                        batch_size(self.dls.train)*n_processes())
     if self.action == 'drop': self.kept = kept
     else: self.weight = torch.from_numpy(clean_weights(p, kept, self.threshold)).float().to(self.classes.device)
 
 @patch
 def _note_history(self:BMMFilterCallback, quality):
     fitted = self.mixture is not None
-    row = dict(epoch=self.n_epochs, noise_rate=self.noise_rate, separation=self.mixture.separation if fitted else math.nan,
+    row = dict(epoch=self.n_epochs, noise_rate=self.noise_rate,
+               separation=self.mixture.separation if fitted else math.nan,
                separates=self.separates, n_kept=len(self.p_noisy) if self.kept is None else int(self.kept.sum()))
     if self.flipped is not None and fitted: row.update(zip(_TRUTH, self._detection(quality)))
     for o in _TRUTH: setattr(self, o, row.get(o, math.nan))
@@ -263,15 +283,18 @@ def _detection(self:BMMFilterCallback, quality):
 # %% ../../nbs/callback/bmm.ipynb #120cb628
 @patch(as_prop=True)
 def history(self:BMMFilterCallback)->pd.DataFrame:
-    "One row per fit of the mixture: epoch, noise_rate, separation, separates, n_kept, and with known truth bmm_auc, bmm_ap, bmm_precision, bmm_recall"
+    """One row per fit of the mixture: epoch, noise_rate, separation, separates, n_kept, and with known truth bmm_auc,
+    bmm_ap, bmm_precision, bmm_recall"""
     return pd.DataFrame(self.rows)
 
 @patch
 def to_frame(self:BMMFilterCallback)->pd.DataFrame:
     "One row per sample: sample_id, p_noisy (NaN = not seen yet), is_label_issue"
-    if not self.rows: raise ValueError(f'No mixture has been fitted yet: train beyond the warm-up first, warmup={self.warmup}.')
+    if not self.rows:
+        raise ValueError(f'No mixture has been fitted yet: train beyond the warm-up first, warmup={self.warmup}.')
     p = self.p_noisy.numpy()
-    return pd.DataFrame(dict(sample_id=np.arange(len(p)), p_noisy=p, is_label_issue=(p > self.threshold) & self.separates))
+    return pd.DataFrame(dict(sample_id=np.arange(len(p)), p_noisy=p,
+                             is_label_issue=(p > self.threshold) & self.separates))
 
 @patch
 def noise_probability(self:BMMFilterCallback)->np.ndarray: # (N,), NaN = not seen yet; None while no group of wrong labels stands out
@@ -289,7 +312,8 @@ def trust(self:BMMFilterCallback)->np.ndarray: # (N,), in [0, 1]; None before tr
 def plot(self:BMMFilterCallback,
     ax=None, # matplotlib axes; default new ones
 ):
-    "The last mixture: histogram, both components and the probability of being noisy (Pupkov et al., Figure 2); returns the axes"
+    """The last mixture: histogram, both components and the probability of being noisy (Pupkov et al., Figure 2);
+    returns the axes"""
     if self.mixture is None: raise ValueError('There is no mixture to draw: train until one has been fitted.')
     return self.mixture.plot(ax)
 
@@ -310,7 +334,8 @@ def plot_history(self:BMMFilterCallback,
 def state_dict(self:BMMFilterCallback):
     if self.p_noisy is None or self.is_lr_find: return None
     kept = {o: getattr(self, o) for o in ('p_noisy', 'n_epochs', 'rows', 'noise_rate')}
-    return dict(kept, signal=self.source.name, classes=self.classes.cpu(), mixture=None if self.mixture is None else self.mixture.state_dict(),
+    return dict(kept, signal=self.source.name, classes=self.classes.cpu(),
+                mixture=None if self.mixture is None else self.mixture.state_dict(),
                 scores=None if self.scores is None else self.scores.state_dict())
 
 @patch

@@ -35,7 +35,8 @@ def moving_average(
     losses:Tensor, # Robust losses of a batch, (B,)
     keep:float=.7, # Share of the old value, in [0, 1)
 )->Tensor: # 0-d
-    "The average robust loss after one more batch, line 8 of Algorithm 1; a batch whose losses are not all finite says nothing"
+    """The average robust loss after one more batch, line 8 of Algorithm 1; a batch whose losses are not all finite
+    says nothing"""
     new = keep*mu + (1-keep)*losses.mean()
     return torch.where(new.isfinite(), new, mu)
 
@@ -55,7 +56,8 @@ def confidence_weights(
     batch:Tensor=None, # Confidences of the whole batch where `confidence` is a part of it, (G,)
 )->Tensor: # (B,), >= 0; averages alpha where the confidence averages 1/2
     "Weight of each sample's cross-entropy, eq. (8) for one batch"
-    return alpha * confidence / (1 - (confidence if batch is None else batch)).mean().clamp(min=torch.finfo(confidence.dtype).eps) # Eq. (8), n/|B| left out
+    rest = (1 - (confidence if batch is None else batch)).mean()
+    return alpha * confidence / rest.clamp(min=torch.finfo(confidence.dtype).eps) # Eq. (8), n/|B| left out
 
 # %% ../../nbs/callback/confidence.ipynb #540936ba
 def corrected_labels(
@@ -99,12 +101,14 @@ def _check(numbers, penalty_kind, models, robust_model):
     each('correct_from correct_mix', lambda v: 0 <= v <= 1, 'give a share in [0, 1]')
     require(penalty_kind in PENALTIES, 'penalty_kind', penalty_kind, f'give one of {PENALTIES}')
     require(models in (1, 2), 'models', models, 'give 1 or 2')
-    require(models == 2 or robust_model is None, 'robust_model', robust_model, 'with models=1 there is no peer network. Leave it out')
+    require(models == 2 or robust_model is None, 'robust_model', robust_model,
+            'with models=1 there is no peer network. Leave it out')
 
 # %% ../../nbs/callback/confidence.ipynb #6fa32f8f
 class TwoModelConfidenceCallback(MethodCallback):
     "Learn by cross-entropy as far as a robust peer network trusts the label (Ahn et al. 2023, Algorithm 1)"
-    name,priority,order = 'confidence',20,MethodCallback.order + .5 # the model is copied, and run again, when the other methods have done with it
+    name,priority = 'confidence',20
+    order = MethodCallback.order + .5 # the model is copied, and run again, when the other methods have done with it
     _stateattrs = '_robust_pred','_robust_losses','_second' # of a batch or a fit; they cannot be copied
     def __init__(self,
         robust_loss=GCELoss(), # Loss of the peer network: any with a `reduction`
@@ -118,13 +122,15 @@ class TwoModelConfidenceCallback(MethodCallback):
         correct_mix:float=.5, # Share of the peer network in the corrected label, in [0, 1]
         models:int=2, # 1: the peer network is the model itself, eq. (4), without penalty, second view and correction
         robust_model:nn.Module=None, # The peer network; default a copy of the model
-        view=None, # Function of the inputs that gives those of the second view; default the batch transforms, for images without any small shifts
-        track:bool=False, # Note accuracies of both models after each epoch, for `plot`? Costs a pass of each over the test (or validation) set
+        view=None, # Function of the inputs to those of the second view; default the batch transforms, for images without any small shifts
+        track:bool=False, # Note accuracies of both models after each epoch, for `plot`? A pass of each over the test (or validation) set
         seed:int=42, # Of the second views, >= 0
     ):
         if not callable(robust_loss) or not can_unreduce(robust_loss): raise TypeError(
-            f'robust_loss={robust_loss!r}: the loss of each sample is needed. Give one with a `reduction`, such as `GCELoss()`.')
-        numbers = dict(m=m, slope=slope, alpha=alpha, penalty=penalty, jsd=jsd, correct_from=correct_from, correct_mix=correct_mix)
+            f'robust_loss={robust_loss!r}: the loss of each sample is needed. Give one with a `reduction`, such as '
+            '`GCELoss()`.')
+        numbers = dict(m=m, slope=slope, alpha=alpha, penalty=penalty, jsd=jsd, correct_from=correct_from,
+                       correct_mix=correct_mix)
         _check(numbers, penalty_kind, models, robust_model)
         self.robust_loss,self.penalty_kind,self.models = robust_loss,penalty_kind,models
         self.m,self.slope,self.alpha = m,slope,alpha
@@ -137,7 +143,8 @@ class TwoModelConfidenceCallback(MethodCallback):
     def begin_fit(self):
         n,device = len(self.dls.train.dataset),next(self.model.parameters()).device
         if self.epochs and len(self.epochs[0]) != n: raise ValueError(
-            f'The confidences are of {len(self.epochs[0])} training samples, and now there are {n}: use a new TwoModelConfidenceCallback for another training set.')
+            f'The confidences are of {len(self.epochs[0])} training samples, and now there are {n}: use a new '
+            'TwoModelConfidenceCallback for another training set.')
         self.mu,self._told = self.mu.to(device),False
         if hasattr(self.robust_loss, 'to'): self.robust_loss.to(device)
         if self.models == 2:
@@ -181,7 +188,8 @@ def _view_seed(self:TwoModelConfidenceCallback): return self.seed + self.n_steps
 def batch_weights(self:TwoModelConfidenceCallback):
     "Lines 8 and 9 of Algorithm 1"
     self._robust_pred = class_logits(self.peer(self.learn) if self.models == 2 else self.pred)
-    self._robust_losses = self.learn.sample.labels.average(lambda *yb: sample_losses(self.robust_loss, self._robust_pred, *yb))
+    def robust(*yb): return sample_losses(self.robust_loss, self._robust_pred, *yb)
+    self._robust_losses = self.learn.sample.labels.average(robust)
     losses = self._robust_losses.detach().float()
     ids,all_losses = self.gather_batch(losses)
     self.mu = moving_average(self.mu, all_losses)
@@ -213,16 +221,20 @@ def batch_penalty(self:TwoModelConfidenceCallback):
 
 @patch
 def _apart(self:TwoModelConfidenceCallback):
-    if self.penalty_kind == 'euclidean': return parameter_distance(self.peer.model.parameters(), self.model.parameters())
+    if self.penalty_kind == 'euclidean':
+        return parameter_distance(self.peer.model.parameters(), self.model.parameters())
     return js_divergence(self._robust_pred, class_logits(self.pred)).mean()
 
 @patch
 def _disagreement(self:TwoModelConfidenceCallback):
     if unmixed(self.learn.loss_func)[1] is not None: raise ValueError(
-        'MixUp and CutMix blend the samples of a batch, and the second view cannot be blended in the same way: use jsd=0, or leave them out.')
+        'MixUp and CutMix blend the samples of a batch, and the second view cannot be blended in the same way: use '
+        'jsd=0, or leave them out.')
     xb = second_inputs(self.xb, self._view_seed, self.view) if self._second is None else self._second.inputs(self.learn)
     if xb is not None: return js_divergence(class_logits(self.pred), class_logits(get_model(self.model)(*xb))).mean()
-    if not self._told: warnings.warn('TwoModelConfidenceCallback trains without a second view: the batch transforms are not random and the inputs are '
+    if not self._told:
+        warnings.warn('TwoModelConfidenceCallback trains without a second view: the batch transforms are not random '
+                      'and the inputs are '
                                      'no images. Give a function of the inputs as `view`, or jsd=0.')
     self._told = True
     return 0.
@@ -234,7 +246,8 @@ def _note(self:TwoModelConfidenceCallback, ids, confidence):
     self._confidence[ids] = confidence
     if not self.track: return
     y = class_ids(self.yb[0])
-    for row,pred in zip(self._right, (self.pred, self._robust_pred)): row[ids] = self.gather_batch((pred.argmax(1) == y).to(row))[1]
+    for row,pred in zip(self._right, (self.pred, self._robust_pred)):
+        row[ids] = self.gather_batch((pred.argmax(1) == y).to(row))[1]
 
 @patch
 def after_train(self:TwoModelConfidenceCallback):
@@ -246,8 +259,10 @@ def after_train(self:TwoModelConfidenceCallback):
 @patch
 def _accuracies(self:TwoModelConfidenceCallback):
     "Accuracies of both models: test, and train under the given labels, in two parts where it is known which are wrong"
-    flipped,test_dl = getattr(getattr(self.dls, 'noise', None), 'flipped', None),undivided(self.dls.loaders[min(2, len(self.dls.loaders)-1)])
-    models = dict(model=get_model(self.model), robust=self.robust_model) if self.models == 2 else dict(model=get_model(self.model))
+    flipped = getattr(getattr(self.dls, 'noise', None), 'flipped', None)
+    test_dl = undivided(self.dls.loaders[min(2, len(self.dls.loaders)-1)])
+    models = dict(model=get_model(self.model))
+    if self.models == 2: models['robust'] = self.robust_model
     row = {}
     for (name,model),right in zip(models.items(), self._right.cpu()):
         with isolated_rng(0): row[f'{name}_test'] = accuracy_of(model, test_dl)
@@ -267,16 +282,19 @@ def validate_robust(self:TwoModelConfidenceCallback,
 
 @patch(as_prop=True)
 def history(self:TwoModelConfidenceCallback)->pd.DataFrame:
-    "Accuracies after each epoch, with track=True: model_test, robust_test, and of the training samples model_clean_train, ..."
+    """Accuracies after each epoch, with track=True: model_test, robust_test, and of the training samples
+    model_clean_train, ..."""
     return pd.DataFrame(self.rows)
 
 @patch
 def to_frame(self:TwoModelConfidenceCallback)->pd.DataFrame:
-    "One row per sample: sample_id, label_quality (mean confidence, in [0, 1], low = suspicious), confidence_0, ... in each epoch (NaN = not seen)"
+    """One row per sample: sample_id, label_quality (mean confidence, in [0, 1], low = suspicious), confidence_0, ...
+    in each epoch (NaN = not seen)"""
     if not self.epochs: raise ValueError('There are no confidences yet: train for an epoch first.')
     each = torch.stack(self.epochs, 1).numpy()
     frame = pd.DataFrame(each, columns=[f'confidence_{i}' for i in range(each.shape[1])])
-    return pd.concat([pd.DataFrame(dict(sample_id=np.arange(len(each)), label_quality=frame.mean(axis=1))), frame], axis=1)
+    return pd.concat([pd.DataFrame(dict(sample_id=np.arange(len(each)), label_quality=frame.mean(axis=1))), frame],
+                     axis=1)
 
 @patch
 def label_quality(self:TwoModelConfidenceCallback)->np.ndarray: # (N,), in [0, 1], NaN = not seen; None before training
@@ -292,20 +310,26 @@ def plot(self:TwoModelConfidenceCallback, figsize=(7, 2.6)):
 @patch
 def state_dict(self:TwoModelConfidenceCallback):
     if self.n_steps == 0 and self.peer is None: return None
-    return dict(peer=None if self.peer is None else self.peer.state_dict(), mu=self.mu.cpu(), n_steps=self.n_steps, epochs=self.epochs, rows=self.rows)
+    return dict(peer=None if self.peer is None else self.peer.state_dict(), mu=self.mu.cpu(), n_steps=self.n_steps,
+                epochs=self.epochs, rows=self.rows)
 
 @patch
 def load_state_dict(self:TwoModelConfidenceCallback, sd):
     if (sd['peer'] is None) == (self.models == 2): raise ValueError(
-        f"models={self.models}: the saved state has {'no' if sd['peer'] is None else 'a'} peer network. Use models={3 - self.models}, as when it was saved.")
+        f"models={self.models}: the saved state has {'no' if sd['peer'] is None else 'a'} peer network. Use "
+        f"models={3 - self.models}, as when it was saved.")
     if sd['peer'] is not None:
         if self.peer is None:
             self.peer = PeerNetwork(self.learn, self._given, argument='robust_model', owner=type(self).__name__)
         self.peer.load_state_dict(sd['peer'], self.learn)
-    self.mu,self.n_steps,self.epochs,self.rows = sd['mu'].to(self.mu.device),sd['n_steps'],list(sd['epochs']),list(sd['rows'])
+    self.mu,self.n_steps = sd['mu'].to(self.mu.device),sd['n_steps']
+    self.epochs,self.rows = list(sd['epochs']),list(sd['rows'])
 
 # %% ../../nbs/callback/confidence.ipynb #7e4e1b6f
 _PAPER = 'Ahn et al.: Sample-wise Label Confidence Incorporation for Learning with Noisy Labels, ICCV 2023'
-register_method('confidence', lambda **options: dict(cbs=TwoModelConfidenceCallback(**options)), 'cross-entropy as far as a robust peer network trusts the label', _PAPER)
-register_method('confidence:two', lambda: dict(cbs=TwoModelConfidenceCallback(jsd=0, correct_from=1)), 'the same without second view and label correction', _PAPER)
-register_method('confidence:single', lambda: dict(cbs=TwoModelConfidenceCallback(models=1)), 'the same with one model for both losses', _PAPER)
+register_method('confidence', lambda **options: dict(cbs=TwoModelConfidenceCallback(**options)),
+                'cross-entropy as far as a robust peer network trusts the label', _PAPER)
+register_method('confidence:two', lambda: dict(cbs=TwoModelConfidenceCallback(jsd=0, correct_from=1)),
+                'the same without second view and label correction', _PAPER)
+register_method('confidence:single', lambda: dict(cbs=TwoModelConfidenceCallback(models=1)),
+                'the same with one model for both losses', _PAPER)

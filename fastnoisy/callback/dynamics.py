@@ -38,10 +38,12 @@ class _LastLayer:
     def norms(self, losses):
         "Gradient norms of the layer, (B,)"
         if self.output is None: raise TypeError(
-            "'grand' looks at the last linear layer with a forward hook, which was not called. Where torch.compile had made the model into one piece before "
+            "'grand' looks at the last linear layer with a forward hook, which was not called. Where torch.compile "
+            "had made the model into one piece before "
             "the fit, it takes no notice of hooks: leave 'grand' out, or compile anew.")
         if self.output.dim() != 2: raise TypeError(
-            f"'grand' needs a linear layer that sees one vector per sample, but this one gave shape {tuple(self.output.shape)}: name another as `last_layer`.")
+            "'grand' needs a linear layer that sees one vector per sample, but this one gave shape "
+            f"{tuple(self.output.shape)}: name another as `last_layer`.")
         gradients = torch.autograd.grad(losses.sum(), self.output, retain_graph=True)[0]
         norms = last_layer_norms(gradients.float(), self.inputs.detach().float(), self.layer.bias is not None)
         self.forget() # or the graph stays, and the model cannot be copied
@@ -75,20 +77,13 @@ class DynamicsCallback(MethodCallback):
         if self.show: self._check_truth(n)
         if self.state is None: self.state = ScoreState(n, self.wanted)
         if len(self.state) != n: raise ValueError(
-            f'The scores are of {len(self.state)} training samples, and now there are {n}: use a new DynamicsCallback for another training set.')
+            f'The scores are of {len(self.state)} training samples, and now there are {n}: use a new '
+            'DynamicsCallback for another training set.')
         self.state.to(state_device(self.model))
         if 'grand' in self.wanted:
-            self._layer = _LastLayer(self.last_layer or last_linear(self.model, "scores='grand'", "Give one as `last_layer`, or leave 'grand' out"))
+            self._layer = _LastLayer(self.last_layer or last_linear(self.model, "scores='grand'",
+                                                                    "Give one as `last_layer`, or leave 'grand' out"))
             self.on_fit_end(self._forget_layer)
-
-    def _forget_layer(self):
-        self._layer.hook.remove()
-        self._layer = None
-
-    def _check_truth(self, n):
-        flipped = self._flipped()
-        if flipped is None or len(flipped) != n or flipped.all() or not flipped.any(): raise ValueError(
-            f'show={self.show} needs `dls.noise.flipped`, one value for each of the {n} training samples, some True and some False. Leave `show` out.')
 
     def before_batch(self):
         if self._layer is not None: self._layer.forget()
@@ -100,21 +95,36 @@ class DynamicsCallback(MethodCallback):
         if 'grand_full' in self.wanted: signals.update(self._full(self.learn.sample.labels))
         note_signals(self.state, self, signals)
 
-    def _full(self, labels):
-        norms = taken = torch.zeros_like(self.sample_loss, requires_grad=False)
-        if self.n_epochs in self.grand_epochs:
-            loss_func,_ = unmixed(self.learn.loss_func)
-            losses_of = lambda pred: labels.average(lambda *yb: sample_losses(loss_func, pred, *yb))
-            with torch.autocast(norms.device.type, enabled=False):
-                norms,taken = model_norms(get_model(self.model), tuple(self.xb), losses_of, self.chunk_size),torch.ones_like(norms)
-        return dict(full_norm=norms, full_norm_taken=taken)
-
     def after_train(self):
         if self.is_lr_find: return
         self.n_epochs += 1
         if not self.show: return
         raw,flipped = self._noted().raw(),self._flipped()
         for o in self.show: setattr(self, f'{o}_auc', roc_auc(to_quality(raw[o], SCORES[o].high), flipped))
+
+# %% ../../nbs/callback/dynamics.ipynb #6ed2ea36
+@patch
+def _check_truth(self:DynamicsCallback, n):
+    flipped = self._flipped()
+    if flipped is None or len(flipped) != n or flipped.all() or not flipped.any(): raise ValueError(
+        f'show={self.show} needs `dls.noise.flipped`, one value for each of the {n} training samples, some True '
+        'and some False. Leave `show` out.')
+
+@patch
+def _full(self:DynamicsCallback, labels):
+    norms = taken = torch.zeros_like(self.sample_loss, requires_grad=False)
+    if self.n_epochs in self.grand_epochs:
+        loss_func,_ = unmixed(self.learn.loss_func)
+        losses_of = lambda pred: labels.average(lambda *yb: sample_losses(loss_func, pred, *yb))
+        with torch.autocast(norms.device.type, enabled=False):
+            norms,taken = model_norms(get_model(self.model), tuple(self.xb), losses_of,
+                                      self.chunk_size),torch.ones_like(norms)
+    return dict(full_norm=norms, full_norm_taken=taken)
+
+@patch
+def _forget_layer(self:DynamicsCallback):
+    self._layer.hook.remove()
+    self._layer = None
 
 # %% ../../nbs/callback/dynamics.ipynb #a24f9af3
 @patch
@@ -129,7 +139,8 @@ def load_state_dict(self:DynamicsCallback, sd):
     self.n_epochs = sd['n_epochs']
 
 @patch
-def _flipped(self:DynamicsCallback): return getattr(getattr(self.learn and self.learn.dls, 'noise', None), 'flipped', None)
+def _flipped(self:DynamicsCallback): return getattr(getattr(self.learn and self.learn.dls, 'noise', None), 'flipped',
+                                                    None)
 
 @patch
 def _noted(self:DynamicsCallback): # `_state` is fastai's
@@ -179,7 +190,8 @@ def detection(self:DynamicsCallback,
 )->pd.DataFrame:
     "How well each score finds the wrong labels: auc, average_precision, precision, recall, f1, the best first"
     if is_noisy is None: is_noisy = self._flipped()
-    if is_noisy is None: raise ValueError('`dls.noise` does not say which labels are wrong: give `is_noisy`, one value per training sample.')
+    if is_noisy is None:
+        raise ValueError('`dls.noise` does not say which labels are wrong: give `is_noisy`, one value per sample.')
     return detection_table(self.to_frame(), is_noisy, threshold)
 
 @patch
@@ -189,11 +201,14 @@ def plot(self:DynamicsCallback,
 ):
     "The data map: confidence over variability, one point per sample (Swayamdipta et al. 2020, Figure 1)"
     missing = {'confidence', 'variability'} - set(self.wanted)
-    if missing: raise ValueError(f'The data map needs the scores confidence and variability: add {sorted(missing)} to `scores`.')
+    if missing:
+        raise ValueError(f'The data map is of confidence over variability: add {sorted(missing)} to `scores`.')
     scores,is_noisy = self.scores(),self._flipped() if is_noisy is None else is_noisy
     fig,ax = plt.subplots(figsize=figsize, layout='constrained')
-    parts = {'': np.full(len(scores), True)} if is_noisy is None else {'right label': ~np.asarray(is_noisy), 'wrong label': np.asarray(is_noisy)}
-    for label,part in parts.items(): ax.scatter(scores.variability[part], scores.confidence[part], s=5, alpha=.5, label=label)
+    parts = {'': np.full(len(scores), True)} if is_noisy is None else {'right label': ~np.asarray(is_noisy),
+                                                                       'wrong label': np.asarray(is_noisy)}
+    for label,part in parts.items():
+        ax.scatter(scores.variability[part], scores.confidence[part], s=5, alpha=.5, label=label)
     ax.set(xlabel='variability', ylabel='confidence', ylim=(0, 1))
     if len(parts) > 1: ax.legend()
     return fig

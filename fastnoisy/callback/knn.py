@@ -98,7 +98,8 @@ def suspicion_by(
     else: p = suspicion_of(method_named(learn, source))
     if p is None: return suspicion_of_losses(losses) if source == 'auto' else None
     if p.shape != losses.shape or not ((p >= 0) & (p <= 1)).all(): raise ValueError(
-        f'suspicion: the function gave shape {tuple(p.shape)}, from {p.min():.3g} to {p.max():.3g}; expected is one number in [0, 1] for each '
+        f'suspicion: the function gave shape {tuple(p.shape)}, from {p.min():.3g} to {p.max():.3g}; expected is one '
+        'number in [0, 1] for each '
         f'of the {len(losses)} training samples.')
     return p
 
@@ -141,7 +142,8 @@ def outcome_by_class(
         row = dict(n_given=before, n_in_force=after, n_out=before & ~after, n_in=after & ~before)
         row = {k: int(v.sum()) for k,v in row.items()}
         if true is not None:
-            row.update(wrong=int((before & wrong).sum()), repaired=share_of(repaired, before & wrong), broken=share_of(changed, before & ~wrong),
+            row.update(wrong=int((before & wrong).sum()), repaired=share_of(repaired, before & wrong),
+                       broken=share_of(changed, before & ~wrong),
                        accuracy_before=share_of(true == c, before), accuracy_after=share_of(true == c, after))
         rows.append(row)
     return pd.DataFrame(rows).rename_axis('label')
@@ -152,9 +154,11 @@ def _check(k, warmup, every, action, suspicion, shares, soft, metric, index):
     require(action in ('correct', 'filter'), 'action', action, "use 'correct' or 'filter'")
     require(suspicion is None or callable(suspicion) or isinstance(suspicion, str), 'suspicion', suspicion,
             "use 'auto', 'loss', the name of a method on the Learner, None or a function")
-    for name in ('threshold', 'agreement'): require(0 <= shares[name] <= 1, name, shares[name], 'give a share in [0, 1]')
+    for name in ('threshold', 'agreement'):
+        require(0 <= shares[name] <= 1, name, shares[name], 'give a share in [0, 1]')
     require(0 < shares['max_share'] <= 1, 'max_share', shares['max_share'], 'give a share in (0, 1]')
-    require(not soft or action == 'correct', 'soft', soft, "a filter has no labels to soften; leave it out, or use action='correct'")
+    require(not soft or action == 'correct', 'soft', soft,
+            "a filter has no labels to soften; leave it out, or use action='correct'")
     require(metric in METRICS, 'metric', metric, f'choose from {METRICS}')
     require(index in INDEXES, 'index', index, f'choose from {tuple(INDEXES)}')
 
@@ -162,7 +166,8 @@ def _check(k, warmup, every, action, suspicion, shares, soft, metric, index):
 _TRUTH = 'repaired','broken','label_accuracy'
 
 class KNNCorrectionCallback(MethodCallback):
-    "Give suspicious samples the label that their neighbours agree on (Pupkov et al. 2025), or leave them out (Bahri et al. 2020)"
+    """Give suspicious samples the label that their neighbours agree on (Pupkov et al. 2025), or leave them out (Bahri
+    et al. 2020)"""
     name,order = 'knn',MethodCallback.order+1 # after the methods that it asks
     def __init__(self,
         k:int=20, # Neighbours, >= 1
@@ -200,12 +205,14 @@ class KNNCorrectionCallback(MethodCallback):
     def batch_labels(self):
         if self.in_force is None or self.action == 'filter': return None
         y,labels = self.yb[0],self.in_force[self.sample_ids]
-        if self.soft and y.dim() > 1: raise ValueError(f'soft=True needs targets of shape (B,), but they are {tuple(y.shape)}: use soft=False.')
+        if self.soft and y.dim() > 1:
+            raise ValueError(f'soft=True needs targets of shape (B,), but they are {tuple(y.shape)}: use soft=False.')
         given = F.one_hot(class_ids(y), labels.shape[1]).to(labels) if self.soft else class_ids(y)
         labels = torch.where(labels < 0, given, labels) # a sample that could not be read when it was looked at
         return labels if self.soft else labels.view_as(y)
 
-    def batch_weights(self): return None if self.in_force is None or self.action == 'correct' else self.in_force[self.sample_ids]
+    def batch_weights(self):
+        if self.in_force is not None and self.action == 'filter': return self.in_force[self.sample_ids]
 
     def after_train(self):
         if self.is_lr_find: return
@@ -215,7 +222,8 @@ class KNNCorrectionCallback(MethodCallback):
 # %% ../../nbs/callback/knn.ipynb #314985dc
 @patch
 def _check_data(self:KNNCorrectionCallback, n):
-    if self.k >= n: raise ValueError(f'k={self.k}: each of the {n} training samples has {n-1} others. Give a smaller k, some tens at most.')
+    if self.k >= n:
+        raise ValueError(f'k={self.k}: each of the {n} training samples has {n-1} others. Give a smaller k.')
     remedy = 'use a new KNNCorrectionCallback for another training set'
     if self.labels is not None and len(self.labels) != n: raise ValueError(
         f'The labels are of {len(self.labels)} training samples, and now there are {n}: {remedy}.')
@@ -230,12 +238,15 @@ def _look(self:KNNCorrectionCallback):
     features,given,losses = embed(self.learn, layer=self.layer, with_loss=True)
     read,n_classes = given >= 0,int(given.max()) + 1
     if not losses[read].isfinite().all(): raise ValueError(
-        'The loss of a training sample is NaN or infinite, so its neighbours cannot be found. The model has probably diverged: lower the learning rate, or clip gradients.')
+        'The loss of a training sample is NaN or infinite, so its neighbours cannot be found. The model has probably '
+        'diverged: lower the learning rate, or clip gradients.')
     if self.labels is None: self.given,self.labels,self.names = given,given.clone(),class_names(self.dls)
     if (given != self.given)[read & (self.given >= 0)].any(): raise ValueError(
         'The given labels are not those of the last look: use a new KNNCorrectionCallback for another training set.')
     small = (given[read].bincount(minlength=n_classes) < self.k).nonzero()[:,0]
-    self._warn_once('small', small, f'have fewer than k={self.k} samples, so others fill their neighbourhoods. A smaller k is fairer to them')
+    self._warn_once('small', small,
+                    f'have fewer than k={self.k} samples, so others fill their neighbourhoods. A smaller k is fairer '
+                    'to them')
     suspicion,trust = self._suspicion(losses)
     trust = torch.where(self.labels == given, trust, 0.) # what was rejected is no evidence
     shares,device = torch.zeros(len(given), n_classes),next(self.model.parameters()).device
@@ -251,7 +262,8 @@ def _suspicion(self:KNNCorrectionCallback, losses):
     p = suspicion_by(source, self.learn, losses, asking=self)
     if p is None and 'silent' not in self.warned:
         self.warned.add('silent')
-        warnings.warn(f'KNNCorrectionCallback, epoch {self.n_epochs}: {source!r} has nothing to say about the labels yet, so none is suspicious.')
+        warnings.warn(f'KNNCorrectionCallback, epoch {self.n_epochs}: {source!r} has nothing to say about the labels '
+                      'yet, so none is suspicious.')
     if p is None: p = torch.zeros(len(losses))
     return p, torch.ones(len(losses)) if source is None else 1 - p
 
@@ -264,13 +276,16 @@ def _decide(self:KNNCorrectionCallback, shares, suspicion):
     if self.action == 'filter': wanted = kept_only(given, self.suggested)
     else: wanted = corrections(given, old, self.suggested, self.share, suspicion, self.threshold, self.agreement)
     empty = [c for c in given[given >= 0].unique().tolist() if not (wanted == c).any()]
-    self._warn_once('empty', empty, f'would have no samples left if the neighbours had their way; at most a share of {self.max_share} is moved at once. '
+    self._warn_once('empty', empty,
+                    'would have no samples left if the neighbours had their way; at most a share of '
+                    f'{self.max_share} is moved at once. '
                     'A smaller k, a longer warm-up or a higher agreement protects rare classes')
     self.labels = limited(given, old, wanted, self.share, self.max_share)
     ids = (self.labels != old).nonzero()[:,0]
     self.changes.append(torch.stack([ids, torch.full_like(ids, self.n_epochs), old[ids], self.labels[ids]], 1))
     if self.soft:
-        self.soft_labels = torch.where((self.labels != given)[:,None], shares, F.one_hot(given.clamp(min=0), shares.shape[1]).to(shares))
+        self.soft_labels = torch.where((self.labels != given)[:,None], shares,
+                                       F.one_hot(given.clamp(min=0), shares.shape[1]).to(shares))
         self.soft_labels[given < 0] = -1
 
 @patch
@@ -294,7 +309,8 @@ def _warn_once(self:KNNCorrectionCallback, kind, classes, says):
 @patch
 def _compare_with_truth(self:KNNCorrectionCallback):
     true = true_labels(self.learn)
-    self.changed,self.repaired,self.broken,self.label_accuracy = 0.,math.nan,math.nan,math.nan
+    self.changed = 0.
+    self.repaired,self.broken,self.label_accuracy = math.nan,math.nan,math.nan
     if self.labels is None: return
     self.changed = share_of(self.labels != self.given)
     if true is None: return
@@ -316,14 +332,16 @@ def history(self:KNNCorrectionCallback)->pd.DataFrame:
 
 @patch
 def to_frame(self:KNNCorrectionCallback)->pd.DataFrame:
-    """One row per sample: sample_id, is_label_issue (its label was changed, or it was left out), label_quality (share of its label among the neighbours, in
-    [0, 1], low = suspicious), given_label, suggested_label (what most neighbours say), agreement (their share), label_in_force (-1 = left out),
-    is_corrected, changed_at (last epoch, -1 = never)"""
+    """One row per sample: sample_id, is_label_issue (its label was changed, or it was left out), label_quality (share
+    of its label among the neighbours, in [0, 1], low = suspicious), given_label, suggested_label (what most neighbours
+    say), agreement (their share), label_in_force (-1 = left out), is_corrected, changed_at (last epoch, -1 = never)"""
     self._looked()
     given,labels,changed_at = self.given.numpy(),self.labels.numpy(),np.full(len(self.given), -1)
     for rows in self.changes: changed_at[rows[:,0]] = rows[:,1]
-    return pd.DataFrame(dict(sample_id=np.arange(len(given)), is_label_issue=labels != given, label_quality=self.own_share.numpy(), given_label=given,
-                             suggested_label=self.suggested.numpy(), agreement=self.share.numpy(), label_in_force=labels,
+    return pd.DataFrame(dict(sample_id=np.arange(len(given)), is_label_issue=labels != given,
+                             label_quality=self.own_share.numpy(), given_label=given,
+                             suggested_label=self.suggested.numpy(), agreement=self.share.numpy(),
+                             label_in_force=labels,
                              is_corrected=(labels != given) & (labels >= 0), changed_at=changed_at))
 
 @patch
@@ -338,8 +356,9 @@ def suggested_labels(self:KNNCorrectionCallback)->np.ndarray: # (N,), class ids,
 
 @patch
 def by_class(self:KNNCorrectionCallback)->pd.DataFrame:
-    """One row per class: n_given, n_in_force (samples with this label), n_out, n_in (samples that left it, or came). With known truth also, of the samples
-    that were given this label, wrong, repaired (share of the wrong), broken (share of the right); accuracy_before, accuracy_after of the label"""
+    """One row per class: n_given, n_in_force (samples with this label), n_out, n_in (samples that left it, or came).
+    With known truth also, of the samples that were given this label, wrong, repaired (share of the wrong), broken
+    (share of the right); accuracy_before, accuracy_after of the label"""
     self._looked()
     return outcome_by_class(self.given, self.labels, true_labels(self.learn), self.action)
 
@@ -351,7 +370,8 @@ def state_dict(self:KNNCorrectionCallback):
     if self.is_lr_find: return None
     if self.labels is None: return dict(n_epochs=self.n_epochs, action=self.action)
     soft = dict(soft_labels=self.soft_labels) if self.soft else {}
-    return dict(n_epochs=self.n_epochs, action=self.action, changes=torch.cat(self.changes), **{o: getattr(self, o) for o in _KEPT}, **soft)
+    return dict(n_epochs=self.n_epochs, action=self.action, changes=torch.cat(self.changes),
+                **{o: getattr(self, o) for o in _KEPT}, **soft)
 
 @patch
 def load_state_dict(self:KNNCorrectionCallback, sd):

@@ -30,7 +30,8 @@ def difficulty(
     probs:Tensor, # Softmax of the logits, (B, K)
     targets:Tensor, # Class ids (B,), or class probabilities (B, K) for soft labels
 )->tuple: # s_y and max s, each (B,), in [0, 1]
-    "The two numbers LiLAW knows of a sample: the probability of its label (for soft labels the expected one) and the largest"
+    """The two numbers LiLAW knows of a sample: the probability of its label (for soft labels the expected one) and
+    the largest"""
     s_y = (probs*targets).sum(1) if targets.dim() == 2 else probs.gather(1, targets[:,None].long())[:,0]
     return s_y, probs.amax(1)
 
@@ -79,6 +80,7 @@ def in_order(
     beta = torch.minimum(beta, alpha)
     return torch.stack([alpha, beta, torch.maximum(torch.minimum(delta, alpha), beta)])
 
+# %% ../../nbs/callback/lilaw.ipynb #542d6a82
 class LiLAWState:
     "The three numbers, their steps and the path they took"
     def __init__(self,
@@ -106,7 +108,8 @@ class LiLAWState:
         self.descend(lilaw_gradient(s_y, s_max, losses, *self.params.unbind()))
 
     def descend(self, grad):
-        "One step of gradient descent with weight decay, lines 17 to 19 of Algorithm 1. Values that are not finite are not taken."
+        """One step of gradient descent with weight decay, lines 17 to 19 of Algorithm 1. Values that are not finite
+        are not taken."""
         grad = mean_across(grad)
         new = in_order(self.params - self.lr * self.used * (grad + self.wd*self.params))
         finite = new.isfinite().all()
@@ -170,17 +173,20 @@ def _check(start, terms, warmup, meta_every, meta_bs, meta_mode, meta, meta_of):
     require(terms and set(terms) <= set(TERMS), 'terms', terms, f'give one or more of {TERMS}')
     require(all(isinstance(o, Real) for o in start), 'alpha, beta, delta', start, 'give three numbers')
     alpha,beta,delta = start
-    require(alpha >= 1 and alpha >= delta >= beta, 'alpha, beta, delta', start, 'keep alpha >= 1 and alpha >= delta >= beta')
+    require(alpha >= 1 and alpha >= delta >= beta, 'alpha, beta, delta', start,
+            'keep alpha >= 1 and alpha >= delta >= beta')
     require(warmup >= 0, 'warmup', warmup, 'give a number of epochs >= 0')
     require(meta_every >= 1, 'meta_every', meta_every, 'give a number of steps >= 1')
-    require(meta_bs is None or meta_bs >= 1, 'meta_bs', meta_bs, 'give a batch size >= 1, or None for that of the training loader')
+    require(meta_bs is None or meta_bs >= 1, 'meta_bs', meta_bs,
+            'give a batch size >= 1, or None for that of the training loader')
     require(meta_mode in ('eval', 'train'), 'meta_mode', meta_mode, "give 'eval' or 'train'")
     require(meta in ('direct', 'hypergradient'), 'meta', meta, "give 'direct' or 'hypergradient'")
     require(meta_of in VIRTUAL_STEPS, 'meta_of', meta_of, "give 'all' or 'head'")
 
 # %% ../../nbs/callback/lilaw.ipynb #42726af2
 class LiLAWCallback(MethodCallback):
-    "Weigh each sample by its difficulty; the weighting is learnt on validation batches (Moturu et al. 2025, Algorithm 1)"
+    """Weigh each sample by its difficulty; the weighting is learnt on validation batches (Moturu et al. 2025,
+    Algorithm 1)"""
     name,logged = 'lilaw',TERMS
     _stateattrs = '_batches','_next_batch','_virtual','_autocast','_labels' # of a fit; they cannot be copied
     def __init__(self,
@@ -196,7 +202,7 @@ class LiLAWCallback(MethodCallback):
         meta_every:int=1, # Optimizer steps per step of the three numbers, >= 1
         meta_bs:int=None, # Batch size for it in each process, >= 1; default that of the training loader
         meta_mode:str='eval', # Mode of the model for it: 'eval', or 'train' (batch statistics and dropout, not kept)
-        meta:str='direct', # 'direct': gradient of the weighted validation loss, as in the paper; 'hypergradient': of the validation loss after the training step
+        meta:str='direct', # 'direct': gradient of the weighted validation loss (paper); 'hypergradient': of that after the training step
         meta_of:str='all', # For the hypergradient: the step of 'all' parameters, or of the 'head', the last linear layer, which is cheaper
         normalise:bool=False, # Divide the weights by their mean in each batch?
         seed:int=42, # Of the random validation batches
@@ -205,8 +211,9 @@ class LiLAWCallback(MethodCallback):
         _check((alpha, beta, delta), terms, warmup, meta_every, meta_bs, meta_mode, meta, meta_of)
         self.state = LiLAWState(alpha, beta, delta, lr, wd, terms)
         self.meta,self.meta_of,self.normalise = meta,meta_of,normalise
-        self.warmup,self.detach,self.meta_dl,self.meta_every,self.meta_bs = warmup,detach,meta_dl,meta_every,meta_bs
-        self.meta_mode,self.seed,self.n_epochs,self.n_steps = meta_mode,seed,0,0
+        self.warmup,self.detach,self.seed = warmup,detach,seed
+        self.meta_dl,self.meta_every,self.meta_bs = meta_dl,meta_every,meta_bs
+        self.meta_mode,self.n_epochs,self.n_steps = meta_mode,0,0
 
     alpha = property(lambda self: self.state.params[0].item(), doc='Its value now')
     beta  = property(lambda self: self.state.params[1].item(), doc='Its value now')
@@ -220,44 +227,34 @@ class LiLAWCallback(MethodCallback):
         self.on_fit_end(self._batches.close)
         self._next_batch = self._draw()
         if n_processes() > 1 and (self.meta == 'hypergradient' or self.normalise): raise NotImplementedError(
-            "LiLAW's meta='hypergradient' and normalise=True look at one process's part of the batch only: use meta='direct', normalise=False in several processes.")
+            "LiLAW's meta='hypergradient' and normalise=True look at one process's part of the batch only: use "
+            "meta='direct', normalise=False in several processes.")
         if self.meta == 'hypergradient':
             self._virtual = VIRTUAL_STEPS[self.meta_of](self.model)
             self.on_fit_end(self._virtual.close)
-
-    @property
-    def active(self):
-        "Is the warm-up over?"
-        return self.n_epochs >= self.warmup
 
     def batch_weights(self):
         if not self.active: return None
         self._autocast,self._labels = same_autocast(self.pred.device),self.learn.sample.labels
         return self._weights(self.pred.detach() if self.detach else self.pred, self._labels)
 
-    def _weights(self, pred, labels, params=None):
-        probs = class_logits(pred).softmax(1)
-        s_y = labels.average(lambda y,*_: difficulty(probs, class_ids(y))[0])
-        weights = self.state.weights(s_y, probs.amax(1), params)
-        return weights/weights.mean() if self.normalise else weights
-
-    def before_step(self):
-        due = self.active and (self.n_steps + 1) % self.meta_every == 0
-        if due and self.meta == 'hypergradient': self._virtual.before_step(self.xb, self.pred)
-
-    def after_cancel_step(self): self._skipped = True # a step that mixed precision skipped
-
-    def after_step(self):
-        self._skipped,skipped = False,self._skipped
-        if skipped or not self.active or self.is_lr_find: return
-        self.n_steps += 1
-        if self.n_steps % self.meta_every == 0: self.meta_step()
-
     def after_train(self):
         self._check_finite()
         self.n_epochs += 1
 
 # %% ../../nbs/callback/lilaw.ipynb #15086cac
+@patch
+def _weights(self:LiLAWCallback, pred, labels, params=None):
+    probs = class_logits(pred).softmax(1)
+    s_y = labels.average(lambda y,*_: difficulty(probs, class_ids(y))[0])
+    weights = self.state.weights(s_y, probs.amax(1), params)
+    return weights/weights.mean() if self.normalise else weights
+
+@patch(as_prop=True)
+def active(self:LiLAWCallback):
+    "Is the warm-up over?"
+    return self.n_epochs >= self.warmup
+
 @patch
 def _valid(self:LiLAWCallback):
     loaders = self.dls.loaders
@@ -269,9 +266,26 @@ def _valid(self:LiLAWCallback):
 def _draw(self:LiLAWCallback):
     b = self.learn._set_device(next(self._batches))
     xb,yb = inputs_and_targets(self.dls, b)
-    if not len(yb): raise ValueError('The validation batches for LiLAW have no targets: give a labelled loader as `meta_dl`.')
+    if not len(yb):
+        raise ValueError('The validation batches for LiLAW have no targets: give a labelled loader as `meta_dl`.')
     class_ids(yb[0], 'validation')
     return xb,yb
+
+# %% ../../nbs/callback/lilaw.ipynb #545b6095
+@patch
+def before_step(self:LiLAWCallback):
+    due = self.active and (self.n_steps + 1) % self.meta_every == 0
+    if due and self.meta == 'hypergradient': self._virtual.before_step(self.xb, self.pred)
+
+@patch
+def after_cancel_step(self:LiLAWCallback): self._skipped = True # a step that mixed precision skipped
+
+@patch
+def after_step(self:LiLAWCallback):
+    self._skipped,skipped = False,self._skipped
+    if skipped or not self.active or self.is_lr_find: return
+    self.n_steps += 1
+    if self.n_steps % self.meta_every == 0: self.meta_step()
 
 @patch
 def meta_step(self:LiLAWCallback):
@@ -294,13 +308,15 @@ def _hypergradient(self:LiLAWCallback, loss_func, xb, yb):
     def validation_loss(pred): return sample_losses(loss_func, to_float(pred), *yb).mean()
     logits,tangents = map(to_float, self._virtual.tangents(xb, validation_loss, self.meta_mode == 'train'))
     def weighted_losses(params, z):
-        return self._weights(logits if self.detach else z, self._labels, params) * self._labels.average(lambda *y: sample_losses(loss_func, z, *y))
+        losses = self._labels.average(lambda *y: sample_losses(loss_func, z, *y))
+        return self._weights(logits if self.detach else z, self._labels, params) * losses
     self.state.descend(hypergradient(weighted_losses, self.state.params, logits, tangents))
 
 @patch
 def _check_finite(self:LiLAWCallback):
     if not self.state.finite: raise ValueError(
-        'The loss of a validation batch is NaN or infinite, so LiLAW cannot learn from it. The model has probably diverged: lower the '
+        'The loss of a validation batch is NaN or infinite, so LiLAW cannot learn from it. The model has probably '
+        'diverged: lower the '
         'learning rate, clip gradients, or look for NaN in the inputs.')
 
 # %% ../../nbs/callback/lilaw.ipynb #a266a542
@@ -321,7 +337,8 @@ def plot_weights(self:LiLAWCallback, figsize=(11, 2.6)):
     "The three weights and their sum over all possible predictions, at the present values (paper, Figure 2)"
     return plot_weights(self.alpha, self.beta, self.delta, figsize)
 
-register_method('lilaw', lambda **options: dict(cbs=LiLAWCallback(**options)), 'weights from three numbers learnt on validation batches',
+register_method('lilaw', lambda **options: dict(cbs=LiLAWCallback(**options)),
+                'weights from three numbers learnt on validation batches',
                 'Moturu et al., LiLAW, 2025 (arXiv 2509.20786)', needs='a validation set')
 
 # %% ../../nbs/callback/lilaw.ipynb #a88e1b23

@@ -74,6 +74,7 @@ def best_suspicion(
     then those with a `priority` > 0 whose quality is more than an order"""
     def serves(cb): return getattr(cb, 'priority', 0) > 0 and not getattr(cb, 'only_ranks', False)
     def knows(cb): return not getattr(cb, 'only_ranks', False)
-    asked = list(filter(knows, methods_that_answer(learn, 'noise_probability'))) + list(filter(serves, methods_that_answer(learn, 'label_quality')))
+    asked = list(filter(knows, methods_that_answer(learn, 'noise_probability')))
+    asked += list(filter(serves, methods_that_answer(learn, 'label_quality')))
     said = (suspicion_of(cb) for cb in asked if cb is not but)
     return next((o for o in said if o is not None), None)
