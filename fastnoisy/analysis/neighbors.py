@@ -51,8 +51,9 @@ def rows_at_once(
         f'memory={memory} MB: one row of the similarities of {n} samples takes {n*size/2**20:.1f} MB. Give more.')
     return rows
 
+# %% ../../nbs/analysis/neighbors.ipynb #7381bdd0
 class _Space:
-    "Where the Euclidean distances are those of the metric: around the centre of the samples, for cosine on the unit sphere"
+    "Where Euclidean distances are those of the metric: around the centre of the samples, for cosine on the unit sphere"
     def __init__(self, features, metric, device):
         self.metric,self.device = metric,torch.device(device)
         self.wide = 'cpu' if self.device.type == 'mps' else self.device # has 64-bit floats
@@ -60,7 +61,8 @@ class _Space:
         self.center = sum(self.rows(o)[0].sum(0) for o in features.split(2**10)) / len(features)
 
     def rows(self, x):
-        "Places of some samples, (B, F) float64, and what is added to their squared distances, (B,): for cosine a vector of length 0 has 2 to all"
+        """Places of some samples, (B, F) float64, and what is added to their squared distances, (B,): for cosine a vector
+        of length 0 has 2 to all"""
         x = x.detach().to(self.wide, torch.float64)
         if self.metric == 'l2': return x - self.center, x.new_zeros(len(x))
         lengths,x = x.norm(dim=1),F.normalize(x, dim=1)
@@ -70,6 +72,14 @@ class _Space:
         places,extra = zip(*([o.to(self.device, dtype) for o in self.rows(part)] for part in x.split(2**10)))
         return torch.cat(places), torch.cat(extra)
 
+def _precision(features): return torch.float64 if features.dtype == torch.float64 else torch.float32
+
+def _epsilon(x):
+    "Relative rounding error of a matrix product, whose factors NVIDIA GPUs may round to 10 bits"
+    rounded = x.is_cuda and x.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
+    return 2**-11 if rounded else torch.finfo(x.dtype).eps
+
+# %% ../../nbs/analysis/neighbors.ipynb #24e8ef73
 class _Exact:
     "Exact search: a matrix product in 32 bits, and in 64 bits where that is not enough to tell near neighbours apart"
     tolerance = 1e-4 # of the squared distance to the last neighbour
@@ -109,15 +119,11 @@ class _Exact:
     def _table_in_64_bits(self, size):
         "Room for numbers, in the place of the table if that is large enough"
         old = self.table.view(-1)
-        wide = old[:len(old)//2*2].view(torch.float64) if old.dtype == torch.float32 and self.space.wide == self.space.device else old[:0].double()
+        here = old.dtype == torch.float32 and self.space.wide == self.space.device
+        wide = old[:len(old)//2*2].view(torch.float64) if here else old[:0].double()
         return wide[:size] if len(wide) >= size else torch.empty(size, dtype=torch.float64, device=self.space.wide)
 
-def _precision(features): return torch.float64 if features.dtype == torch.float64 else torch.float32
-
-def _epsilon(x):
-    "Relative rounding error of a matrix product, whose factors NVIDIA GPUs may round to 10 bits"
-    return 2**-11 if x.is_cuda and x.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else torch.finfo(x.dtype).eps
-
+# %% ../../nbs/analysis/neighbors.ipynb #54e4bd54
 class _Faiss:
     "Approximate search in the nearest of about 4*sqrt(N) cells"
     rows,n_probed = 2**13,32
