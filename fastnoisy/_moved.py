@@ -24,7 +24,7 @@ MOVED = {
     'data.core': 'data.arrays', 'data.labelled': 'audit.sources', 'data.noisy': 'data.noisy_dls', 'data.sets': 'benchmark.datasets',
 }
 RENAMED = {'tagged': 'with_sample_ids', 'OwnRandom': 'isolated_rng', 'Twin': 'PeerNetwork', 'Cell': 'Trial', 'CELL': 'TRIAL', 'cell_dls': 'trial_dls',
-           'cell_options': 'trial_options', 'grid_cells': 'grid_trials', 'train_cell': 'run_trial'} # name of version 0.1 -> name now
+           'cell_options': 'trial_options', 'grid_cells': 'grid_trials', 'train_cell': 'run_trial', 'sets_of_digits': 'split_digits_dls'} # name of version 0.1 -> name now
 
 # %% ../nbs/moved.ipynb #aa5bb68f
 def _moved_module(old, new):

@@ -72,7 +72,7 @@ register_loss('js', JSLoss, 'Jensen-Shannon divergence of label and prediction',
 class TwoViews(Callback):
     """In training the model sees each image and a moved copy of it, and `pred` is a tuple of two predictions, as
     `GJSLoss` takes them"""
-    run_valid = False
+    order,run_valid = 1,False # after MixUp, which knows nothing of views
     def before_batch(self):
         if len(self.xb) != 1 or self.x.dim() != 4: raise TypeError(
             'Two views are made of images (B, C, H, W), but the inputs have the shapes '

@@ -1,7 +1,6 @@
 """One row per method: how to make it act within two epochs on the data of `helpers.make_dls`. The rows drive every
 battery (contract, faults, precision, resume, several processes, texts, series); a new method needs one row here."""
 from dataclasses import dataclass
-from inspect import signature
 import numpy as np, torch
 from fastnoisy.all import METHODS
 from fastnoisy.callback.also import ALSOCallback
@@ -32,7 +31,7 @@ class Setting:
 
 def early(cls, *args, **kwargs):
     "The callback, acting from the second epoch on"
-    return cls(*args, **{'warmup' if 'warmup' in signature(cls).parameters else 'start': 1}, **kwargs)
+    return cls(*args, warmup=1, **kwargs)
 
 def also(**kwargs): return ALSOCallback(temperature=.5, horizon=1, **kwargs)
 def lilaw(**kwargs): return LiLAWCallback(warmup=0, lr=.5, **kwargs)

@@ -78,10 +78,8 @@ def test_fit_twice(method):
     assert now.keys() == moved.keys() and all(v.isfinite().all() for v in now.values())
     assert_seen(learn, method, 4)
 
-def test_lr_find_leaves_no_trace(method, tmp_path, trained, request):
+def test_lr_find_leaves_no_trace(method, tmp_path, trained):
     "No more than it leaves without a method, and the same training afterwards"
-    kept = pytest.mark.xfail(reason='with models=1, mu is that of lr_find until it has been saved once', strict=False)
-    if method == 'confidence:single': request.applymarker(kept)
     plain = Learner(make_dls(), linear(), loss_func=CrossEntropyLossFlat(), path=tmp_path)
     with plain.no_bar(): plain.lr_find(show_plot=False, num_it=6)
     for epochs in (0, 2):
@@ -130,9 +128,7 @@ def test_workers_change_nothing(method, trained):
     assert torch.equal(weights_of(again.model), weights_of(trained(method).model))
     assert_equal_states(states(again), states(trained(method)))
 
-def test_mixup_composes_or_is_refused(method, request):
-    doubled = pytest.mark.xfail(reason='TwoViews doubles the batch before MixUp blends it', strict=False)
-    if method == 'gjs': request.applymarker(doubled)
+def test_mixup_composes_or_is_refused(method):
     refusal = setting(method).mixup
     if refusal:
         with pytest.raises(ValueError, match=refusal): fitted(method, cbs=[MixUp(.4)])

@@ -6,7 +6,13 @@ import pytest
 import fastnoisy
 
 NAMES = {k: v.split() for k,v in json.loads((Path(__file__).parent/'reference/names_0_1.json').read_text()).items()}
-REMOVED = {} # 'module.name' of version 0.1 that is there no more -> what to use
+REMOVED = {
+    'fastnoisy.measures.SIGNALS': 'give the method a `signals()` of its own',
+    'fastnoisy.report.evaluate': 'fastnoisy.core.predict.predict(learn)',
+    'fastnoisy.callback.knn.SUSPICIONS': "the name of any method: KNNCorrectionCallback(suspicion='also')",
+    'fastnoisy.callback.knn.suspicion_of_bmm': 'learn.bmm.noise_probability()',
+    'fastnoisy.callback.knn.suspicion_of_also': '1 - learn.also.trust()',
+} # 'module.name' of version 0.1 that is there no more -> what to use
 
 def imported(module):
     "The module, and what was warned of"

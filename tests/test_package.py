@@ -76,7 +76,6 @@ def test_heavy_packages_are_imported_when_used(imported):
 
 def test_star_import_shadows_nothing_of_fastai(imported): assert imported['shadowed'] == []
 
-@pytest.mark.xfail(strict=False, reason='Learner has fit, save, load, export and noise_report of fastnoisy')
 def test_no_class_of_fastai_is_changed(imported): assert imported['n'] > 200 and imported['changed'] == {}
 
 def test_export_changes_nothing(tmp_path):

@@ -200,7 +200,7 @@ RUNNING = partial(BMMFilterCallback, 'running_loss')
 @pytest.mark.parametrize('was, now, message', [
     (ALSOCallback, lambda: ALSOCallback('max'), "objective='max': the saved weights were learnt with objective='min'"),
     (ALSOCallback, lambda: ALSOCallback(groups=np.arange(N) % 2), 'weights of 64 samples'),
-    (lambda: TwoModelConfidenceCallback(models=1), TwoModelConfidenceCallback, 'models=2: the saved state has no twin'),
+    (lambda: TwoModelConfidenceCallback(models=1), TwoModelConfidenceCallback, 'models=2: the saved state has no peer network'),
     (lambda: DynamicsCallback('aum'), lambda: DynamicsCallback('el2n'), 'aum'),
     (RUNNING, lambda: BMMFilterCallback('aum'), "signal='aum': the saved state is that of signal='running_loss'"),
     (RUNNING, lambda: BMMFilterCallback('loss'), "signal='loss': the saved state is that of signal='running_loss'"),

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
-from .detection import suspicion
 
 # %% ../../nbs/analysis/ranking.ipynb #c7a466f0
 def to_quality(

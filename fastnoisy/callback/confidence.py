@@ -25,6 +25,7 @@ from ..core.registry import register_method
 from ..core.distributed import copy_from_first, n_processes, process_rank
 from ..core.sample_ids import undivided
 from ..losses import GCELoss
+from ..core.modules import prediction
 from ..core.networks import PeerNetwork
 from ..core.sample_loss import soft_losses
 from ..core.views import SecondView, is_random, second_inputs
@@ -147,9 +148,8 @@ class TwoModelConfidenceCallback(MethodCallback):
             'TwoModelConfidenceCallback for another training set.')
         self.mu,self._told = self.mu.to(device),False
         if hasattr(self.robust_loss, 'to'): self.robust_loss.to(device)
-        if self.models == 2:
-            self.make_peer(self._given, argument='robust_model')
-            if self.is_lr_find and self.n_steps == 0: self.on_fit_end(self._forget)
+        if self.models == 2: self.make_peer(self._given, argument='robust_model')
+        if self.is_lr_find and self.n_steps == 0: self.on_fit_end(self._forget)
         self._second,after_batch = None,getattr(self.dls.train, 'after_batch', None)
         if self.jsd and self.view is None and is_random(after_batch):
             self._second = SecondView(after_batch).__enter__()
@@ -157,7 +157,7 @@ class TwoModelConfidenceCallback(MethodCallback):
 
 # %% ../../nbs/callback/confidence.ipynb #c7fe2478
 @patch
-def _forget(self:TwoModelConfidenceCallback): self.peer,self.mu = None,torch.tensor(0.)
+def _forget(self:TwoModelConfidenceCallback): self.peer,self.mu,self.n_steps = None,torch.tensor(0.),0
 
 @patch(as_prop=True)
 def robust_model(self:TwoModelConfidenceCallback)->nn.Module:
@@ -231,7 +231,7 @@ def _disagreement(self:TwoModelConfidenceCallback):
         'MixUp and CutMix blend the samples of a batch, and the second view cannot be blended in the same way: use '
         'jsd=0, or leave them out.')
     xb = second_inputs(self.xb, self._view_seed, self.view) if self._second is None else self._second.inputs(self.learn)
-    if xb is not None: return js_divergence(class_logits(self.pred), class_logits(get_model(self.model)(*xb))).mean()
+    if xb is not None: return js_divergence(class_logits(self.pred), class_logits(prediction(get_model(self.model)(*xb)))).mean()
     if not self._told:
         warnings.warn('TwoModelConfidenceCallback trains without a second view: the batch transforms are not random '
                       'and the inputs are '

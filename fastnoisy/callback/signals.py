@@ -18,7 +18,7 @@ def signals_of_batch(
     "`batch_signals` of what the `Learner` has just predicted, under the labels in force"
     labels = learn.sample.labels
     average = lambda f: labels.average(lambda y, *_: f(class_ids(y)))
-    return batch_signals(class_logits(learn.pred.detach()), learn.sample_loss.detach().float(), class_ids(learn.yb[0]),
+    return batch_signals(class_logits(learn.pred).detach(), learn.sample_loss.detach().float(), class_ids(learn.yb[0]),
                          average)
 
 def note_signals(
