@@ -192,6 +192,23 @@ def lower():
     parts = [f'"{kind}": {{\n{rows(table)}\n}}' for kind,table in res.items()]
     ALLOWED.write_text('{\n' + ',\n'.join(parts) + '\n}\n')
 
+# pages
+
+def test_links_between_pages():
+    gone = {}
+    for page in files('nbs', 'ipynb'):
+        links = re.findall(r'\]\(([\w./]+\.(?:ipynb|png))', page.read_text(encoding='utf-8'))
+        missing = [o for o in links if not (page.parent/o).exists()]
+        if missing: gone[name_of(page)] = missing
+    assert not gone
+
+def test_every_page_is_in_the_sidebar():
+    "In `nbs/sidebar.yml`, once"
+    text = (ROOT/'nbs/sidebar.yml').read_text(encoding='utf-8')
+    listed = re.findall(r'[\w./]+\.ipynb', text)
+    pages = {str(o.relative_to(ROOT/'nbs')) for o in files('nbs', 'ipynb')}
+    assert sorted(listed) == sorted(pages)
+
 if __name__ == '__main__':
     lower()
     totals = Counter()
