@@ -182,7 +182,7 @@ def test_other_format(tmp_path):
 @pytest.mark.parametrize('was, now, message', [
     (lambda: ALSOCallback(), lambda: ALSOCallback(objective='max'), "objective='max': the saved weights were learnt with objective='min'"),
     (lambda: ALSOCallback(), lambda: ALSOCallback(groups=np.arange(160) % 2), 'weights of 160 samples'),
-    (lambda: TwoModelConfidenceCallback(models=1), TwoModelConfidenceCallback, 'models=2: the saved state has no twin'),
+    (lambda: TwoModelConfidenceCallback(models=1), TwoModelConfidenceCallback, 'models=2: the saved state has no peer network'),
     (lambda: DynamicsCallback('aum'), lambda: DynamicsCallback('el2n'), 'aum'),
     (lambda: BMMFilterCallback('running_loss'), lambda: BMMFilterCallback('aum'), "signal='aum': the saved state is that of signal='running_loss'"),
     (lambda: BMMFilterCallback('running_loss'), lambda: BMMFilterCallback('loss'), "signal='loss': the saved state is that of signal='running_loss'"),

@@ -21,7 +21,7 @@ def make_learner(method, path, seed):
     kwargs = {'loss_func': CrossEntropyLossFlat(), **(MORE[method] if method in MORE else METHODS[method].make)()}
     cbs = L(kwargs.pop('cbs', None)) + DynamicsCallback() + SampleCallback()
     for cb in cbs:
-        if hasattr(cb, 'start'): cb.start = 2
+        if hasattr(cb, 'every'): cb.warmup = 2
         if hasattr(cb, 'agreement'): cb.k,cb.agreement,cb.threshold = 5,.5,0.
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(.3), nn.Linear(16, 10))
