@@ -24,7 +24,7 @@ def test_what_people_type_is_there():
     estimate_noise calibrate knn_vote audit run_grid as_method METHODS register_method'''.split()
     assert set(wanted) <= set(NAMES)
     from fastai.learner import Learner
-    from fastnoisy.core import MethodLearner
+    from fastnoisy.core.learner import MethodLearner
     assert hasattr(MethodLearner, 'noise_report') and not hasattr(Learner, 'noise_report')
 
 def test_names_come_from_where_they_are_defined():
