@@ -14,19 +14,29 @@ from types import ModuleType
 # %% ../nbs/moved.ipynb #43b8fbf7
 # module of version 0.1 -> modules that have its names now
 MOVED = {
-    'ids': 'core.sample_ids', 'distributed': 'core.distributed', 'checkpoint': 'core.checkpoint', 'aside': 'core.rng core.modules core.loaders core.predict',
-    'twin': 'core.networks core.sample_loss', 'views': 'core.views', 'hypergradient': 'core.hypergradient', 'optimizer': 'callback.also_optimizer',
+    'ids': 'core.sample_ids', 'distributed': 'core.distributed', 'checkpoint': 'core.checkpoint',
+    'aside': 'core.rng core.modules core.loaders core.predict', 'twin': 'core.networks core.sample_loss',
+    'views': 'core.views', 'hypergradient': 'core.hypergradient', 'optimizer': 'callback.also_optimizer',
     'noise_models': 'noise.label_models', 'noise_human': 'noise.human', 'noise_inputs': 'noise.input_noise',
-    'mixture': 'analysis.mixture', 'scores': 'analysis.training_dynamics analysis.ranking', 'neighbors': 'analysis.neighbors core.predict', 'rate': 'analysis.noise_rate analysis.transition',
-    'calibration': 'analysis.calibration', 'measures': 'analysis.metrics analysis.detection', 'accuracies': 'analysis.metrics', 'report': 'analysis.report analysis.transition',
-    'confidence': 'callback.confidence', 'learners': 'audit.learners models', 'bench': 'benchmark.train', 'cells': 'benchmark.trial models',
-    'grid': 'benchmark.runner', 'grid_report': 'benchmark.tables', 'presets': 'benchmark.presets', 'variants': 'benchmark.variants',
-    'data.core': 'data.arrays', 'data.labelled': 'audit.sources', 'data.noisy': 'data.noisy_dls', 'data.sets': 'benchmark.datasets',
+    'mixture': 'analysis.mixture', 'scores': 'analysis.training_dynamics analysis.ranking',
+    'neighbors': 'analysis.neighbors core.predict', 'rate': 'analysis.noise_rate analysis.transition',
+    'calibration': 'analysis.calibration', 'measures': 'analysis.metrics analysis.detection',
+    'accuracies': 'analysis.metrics', 'report': 'analysis.report analysis.transition',
+    'confidence': 'callback.confidence', 'learners': 'audit.learners models', 'bench': 'benchmark.train',
+    'cells': 'benchmark.trial models', 'grid': 'benchmark.runner', 'grid_report': 'benchmark.tables',
+    'presets': 'benchmark.presets', 'variants': 'benchmark.variants', 'data.core': 'data.arrays',
+    'data.labelled': 'audit.sources', 'data.noisy': 'data.noisy_dls', 'data.sets': 'benchmark.datasets',
 }
-RENAMED = {'tagged': 'with_sample_ids', 'OwnRandom': 'isolated_rng', 'Twin': 'PeerNetwork', 'Cell': 'Trial', 'CELL': 'TRIAL', 'cell_dls': 'trial_dls',
-           'cell_options': 'trial_options', 'grid_cells': 'grid_trials', 'train_cell': 'run_trial', 'sets_of_digits': 'split_digits_dls'} # name of version 0.1 -> name now
+# name of version 0.1 -> name now
+RENAMED = {
+    'tagged': 'with_sample_ids', 'OwnRandom': 'isolated_rng', 'Twin': 'PeerNetwork', 'Cell': 'Trial', 'CELL': 'TRIAL',
+    'cell_dls': 'trial_dls', 'cell_options': 'trial_options', 'grid_cells': 'grid_trials', 'train_cell': 'run_trial',
+    'sets_of_digits': 'split_digits_dls',
+}
 
 # %% ../nbs/moved.ipynb #aa5bb68f
+def _places(new): return ' and '.join(f'fastnoisy.{o}' for o in new.split())
+
 def _moved_module(old, new):
     "A module with the names of the modules `new`, which are looked up when they are asked for"
     modules = [importlib.import_module(f'fastnoisy.{o}') for o in new.split()]
@@ -34,7 +44,8 @@ def _moved_module(old, new):
         for m in modules:
             for o in (name, RENAMED.get(name, name)):
                 if hasattr(m, o): return getattr(m, o)
-        raise AttributeError(f'fastnoisy.{old} has become {" and ".join("fastnoisy." + o for o in new.split())}, where there is no {name!r}: see CHANGELOG.md.')
+        places = _places(new)
+        raise AttributeError(f'fastnoisy.{old} has become {places}, where there is no {name!r}: see CHANGELOG.md.')
     res = ModuleType(f'fastnoisy.{old}', f'Moved to {new}')
     back = {v: k for k,v in RENAMED.items()}
     res.__getattr__,res.__all__ = lookup,[back.get(o, o) for m in modules for o in m.__all__]
@@ -43,13 +54,15 @@ def _moved_module(old, new):
 class _MovedFinder(MetaPathFinder, Loader):
     "Finds modules under their paths of version 0.1"
     def find_spec(self, name, path=None, target=None):
-        if name.removeprefix('fastnoisy.') in MOVED and name.startswith('fastnoisy.'): return spec_from_loader(name, self)
+        is_old = name.startswith('fastnoisy.') and name.removeprefix('fastnoisy.') in MOVED
+        if is_old: return spec_from_loader(name, self)
 
     def create_module(self, spec): return None
     def exec_module(self, module):
         old = module.__name__.removeprefix('fastnoisy.')
-        new = ' and '.join(f'fastnoisy.{o}' for o in MOVED[old].split())
-        warnings.warn(f'fastnoisy.{old} has become {new}; the old path goes with version 0.3.', FutureWarning, stacklevel=4)
+        new = _places(MOVED[old])
+        warnings.warn(f'fastnoisy.{old} has become {new}; the old path goes with version 0.3.', FutureWarning,
+                      stacklevel=4)
         sys.modules[module.__name__] = _moved_module(old, MOVED[old])
 
 if not any(type(o).__name__ == '_MovedFinder' for o in sys.meta_path): sys.meta_path.append(_MovedFinder())

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 from fastai.torch_core import TensorMultiCategory
+from fastcore.basics import patch
 
 # %% ../nbs/losses.ipynb #a55425a3
 def _plain(x):
@@ -248,11 +249,13 @@ class RobustLoss(nn.Module):
         "Class ids of predictions or probabilities `x`"
         return x.argmax(dim=self.axis)
 
-    def extra_repr(self)->str:
-        "Options, so that a log of runs names them"
-        ignored = {} if self.ignore_index == -100 else {'ignore_index': self.ignore_index}
-        shown = {**self.params, **ignored, 'reduction': self.reduction}
-        return ', '.join(f"{k}={getattr(v, '__name__', v)}" for k,v in shown.items())
+# %% ../nbs/losses.ipynb #5f7cfeb7
+@patch
+def extra_repr(self:RobustLoss)->str:
+    "Options, so that a log of runs names them"
+    ignored = {} if self.ignore_index == -100 else {'ignore_index': self.ignore_index}
+    shown = {**self.params, **ignored, 'reduction': self.reduction}
+    return ', '.join(f"{k}={getattr(v, '__name__', v)}" for k,v in shown.items())
 
 # %% ../nbs/losses.ipynb #4d95fe78
 def _rest(p):

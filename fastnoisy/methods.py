@@ -83,9 +83,11 @@ class TwoViews(Callback):
 
 _PUPKOV = 'Pupkov, Ignashin, Beznosikov: Leveraging Adaptive Loss Scaling'
 register_method('also+bmm', lambda: dict(cbs=[ALSOCallback(), BMMFilterCallback(action='drop')]),
-                'ALSO, and what its weights say is mislabelled is left out', f'{_PUPKOV} for Noisy Label Filtering, 2025')
+                'ALSO, and what its weights say is mislabelled is left out',
+                f'{_PUPKOV} for Noisy Label Filtering, 2025')
 register_method('also+knn', lambda **options: dict(cbs=[ALSOCallback(), KNNCorrectionCallback(**options)]),
-                'ALSO, and what it suspects gets the label on which the neighbours agree', f'{_PUPKOV} and Embeddings for Label Correction, 2025')
+                'ALSO, and what it suspects gets the label on which the neighbours agree',
+                f'{_PUPKOV} and Embeddings for Label Correction, 2025')
 
 def _gjs(**options): return dict(loss_func=GJSLoss(**options), cbs=TwoViews())
 

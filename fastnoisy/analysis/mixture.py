@@ -10,6 +10,7 @@ __all__ = ['loss_range', 'normalise_losses', 'BetaHistogram', 'beta_histogram', 
 # %% ../../nbs/analysis/mixture.ipynb #3d757927
 from typing import NamedTuple
 import numpy as np
+from fastcore.basics import patch
 from scipy.special import betaln, digamma, expit, zeta
 
 # %% ../../nbs/analysis/mixture.ipynb #bc030725
@@ -234,82 +235,90 @@ class Mixture:
         low, high = self._log_density(x.clip(*self._rising()) if monotone else x)
         return expit(high - low + np.log(self.weights[1] / self.weights[0]))  # Eq. (3)
 
-    def posterior(self,
-        values, # on the scale of `fit`, shape (N,)
-        monotone:bool=True, # never falling in `values`; False: plain Eq. (3)
-    )->np.ndarray: # shape (N,), in [0, 1]
-        "Probability that each value belongs to the component with the higher mean"
-        x = self._scale(_to_array(values), self.low, self.high)
-        if self.normalise: x = x.clip(.001, .999)  # where `normalise_losses` puts what lies outside
-        return self._probability(x, monotone)
+# %% ../../nbs/analysis/mixture.ipynb #1a03bff5
+@patch
+def posterior(self:Mixture,
+    values, # on the scale of `fit`, shape (N,)
+    monotone:bool=True, # never falling in `values`; False: plain Eq. (3)
+)->np.ndarray: # shape (N,), in [0, 1]
+    "Probability that each value belongs to the component with the higher mean"
+    x = self._scale(_to_array(values), self.low, self.high)
+    if self.normalise: x = x.clip(.001, .999)  # where `normalise_losses` puts what lies outside
+    return self._probability(x, monotone)
 
-    def p_noisy(self,
-        values, # on the scale of `fit`, shape (N,)
-    )->np.ndarray: # shape (N,), in [0, 1]
-        "Probability that each sample is noisy: `posterior`, or one minus it for `noisy='low'`"
-        return self.posterior(values) if self.noisy == 'high' else 1 - self.posterior(values)
+@patch
+def p_noisy(self:Mixture,
+    values, # on the scale of `fit`, shape (N,)
+)->np.ndarray: # shape (N,), in [0, 1]
+    "Probability that each sample is noisy: `posterior`, or one minus it for `noisy='low'`"
+    return self.posterior(values) if self.noisy == 'high' else 1 - self.posterior(values)
 
-    @property
-    def noise_rate(self):
-        "Estimated share of noisy samples among all that were fitted, in [0, 1]"
-        ends = self.posterior([self.low, self.high])
-        high = (1 - self.below - self.above) * self.weights[1] + self.below * ends[0] + self.above * ends[1]
-        return float(high if self.noisy == 'high' else 1 - high)
+@patch(as_prop=True)
+def noise_rate(self:Mixture):
+    "Estimated share of noisy samples among all that were fitted, in [0, 1]"
+    ends = self.posterior([self.low, self.high])
+    high = (1 - self.below - self.above) * self.weights[1] + self.below * ends[0] + self.above * ends[1]
+    return float(high if self.noisy == 'high' else 1 - high)
 
-    @property
-    def separation(self):
-        "Ashman's D: distance of the two means in units of the standard deviations, >= 0"
-        return float(np.sqrt(2) * (self.means[1] - self.means[0]) / np.sqrt((self.stds**2).sum()))
+@patch(as_prop=True)
+def separation(self:Mixture):
+    "Ashman's D: distance of the two means in units of the standard deviations, >= 0"
+    return float(np.sqrt(2) * (self.means[1] - self.means[0]) / np.sqrt((self.stds**2).sum()))
 
-    @property
-    def is_unimodal(self):
-        "True where no two modes were found: `separation` below 2, or one component is as good by BIC"
-        gain = (self.log_likelihood - self.single_log_likelihood) * self.n_values
-        return bool(self.separation < 2 or gain < 1.5 * np.log(self.n_values))
+@patch(as_prop=True)
+def is_unimodal(self:Mixture):
+    "True where no two modes were found: `separation` below 2, or one component is as good by BIC"
+    gain = (self.log_likelihood - self.single_log_likelihood) * self.n_values
+    return bool(self.separation < 2 or gain < 1.5 * np.log(self.n_values))
 
-    @property
-    def log_likelihood(self):
-        "Mean log-likelihood per fitted value in nats"
-        return float(self.history[-1])
+@patch(as_prop=True)
+def log_likelihood(self:Mixture):
+    "Mean log-likelihood per fitted value in nats"
+    return float(self.history[-1])
 
-    def state_dict(self):
-        "Settings and results as plain numbers, strings and lists, fit for JSON"
-        return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self).items()}
+# %% ../../nbs/analysis/mixture.ipynb #44d75fa2
+@patch
+def state_dict(self:Mixture):
+    "Settings and results as plain numbers, strings and lists, fit for JSON"
+    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self).items()}
 
-    def load_state_dict(self,
-        state:dict, # from `state_dict` of a mixture of the same class
-    ):
-        "Takes over settings and results; raises ValueError where `state` lacks some"
-        if missing := vars(self).keys() - state.keys():
-            raise ValueError(f"state: lacks {sorted(missing)}; it must come from state_dict() of a "
-                             f"{type(self).__name__}")
-        vars(self).update({k: np.array(v) if isinstance(v, list) else v for k, v in state.items()})
+@patch
+def load_state_dict(self:Mixture,
+    state:dict, # from `state_dict` of a mixture of the same class
+):
+    "Takes over settings and results; raises ValueError where `state` lacks some"
+    if missing := vars(self).keys() - state.keys():
+        raise ValueError(f"state: lacks {sorted(missing)}; it must come from state_dict() of a "
+                         f"{type(self).__name__}")
+    vars(self).update({k: np.array(v) if isinstance(v, list) else v for k, v in state.items()})
 
-    def __repr__(self):
-        if self.weights is None: return f'{type(self).__name__}(not fitted)'
-        rate, separation = f'noise_rate={self.noise_rate:.3f}', f'separation={self.separation:.2f}'
-        return f'{type(self).__name__}({rate}, {separation}, is_unimodal={self.is_unimodal})'
+@patch
+def __repr__(self:Mixture):
+    if self.weights is None: return f'{type(self).__name__}(not fitted)'
+    rate, separation = f'noise_rate={self.noise_rate:.3f}', f'separation={self.separation:.2f}'
+    return f'{type(self).__name__}({rate}, {separation}, is_unimodal={self.is_unimodal})'
 
-    def plot(self,
-        ax=None, # matplotlib axes; default new ones
-    ):
-        "Draws the histogram of the fitted values, both components and the probability of being noisy; returns the axes"
-        import matplotlib.pyplot as plt
-        x = np.linspace(.002, .998, 250)
-        posterior = self._probability(x)
-        height = self.counts * 50 / self.counts.sum()
-        components = self.weights[:, None] * np.exp(self._log_density(x))
-        ax = ax or plt.subplots(figsize=(4, 2.5))[1]
-        ax.bar((np.arange(50) + .5) / 50, height, width=1/50, color='lightgray')
-        for component, name in zip(components, ('clean', 'noisy') if self.noisy == 'high' else ('noisy', 'clean')):
-            ax.plot(x, component, color={'clean': 'tab:blue', 'noisy': 'tab:red'}[name], label=name)
-        ax.set(xlabel='value', ylabel='density', title=f'noise rate {self.noise_rate:.2f}')
-        ax.set_ylim(0, 1.15 * height.max())
-        right = ax.twinx()
-        right.plot(x, posterior if self.noisy == 'high' else 1 - posterior, '--', color='black', lw=1)
-        right.set(ylim=(0, 1.15), ylabel='P(noisy)')
-        ax.legend(loc='upper center')
-        return ax
+@patch
+def plot(self:Mixture,
+    ax=None, # matplotlib axes; default new ones
+):
+    "Draws the histogram of the fitted values, both components and the probability of being noisy; returns the axes"
+    import matplotlib.pyplot as plt
+    x = np.linspace(.002, .998, 250)
+    posterior = self._probability(x)
+    height = self.counts * 50 / self.counts.sum()
+    components = self.weights[:, None] * np.exp(self._log_density(x))
+    ax = ax or plt.subplots(figsize=(4, 2.5))[1]
+    ax.bar((np.arange(50) + .5) / 50, height, width=1/50, color='lightgray')
+    for component, name in zip(components, ('clean', 'noisy') if self.noisy == 'high' else ('noisy', 'clean')):
+        ax.plot(x, component, color={'clean': 'tab:blue', 'noisy': 'tab:red'}[name], label=name)
+    ax.set(xlabel='value', ylabel='density', title=f'noise rate {self.noise_rate:.2f}')
+    ax.set_ylim(0, 1.15 * height.max())
+    right = ax.twinx()
+    right.plot(x, posterior if self.noisy == 'high' else 1 - posterior, '--', color='black', lw=1)
+    right.set(ylim=(0, 1.15), ylabel='P(noisy)')
+    ax.legend(loc='upper center')
+    return ax
 
 # %% ../../nbs/analysis/mixture.ipynb #8b6849b6
 class BetaMixture(Mixture):

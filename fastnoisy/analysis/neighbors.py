@@ -61,15 +61,16 @@ class _Space:
         self.center = sum(self.rows(o)[0].sum(0) for o in features.split(2**10)) / len(features)
 
     def rows(self, x):
-        """Places of some samples, (B, F) float64, and what is added to their squared distances, (B,): for cosine a vector
-        of length 0 has 2 to all"""
+        """Places of some samples, (B, F) float64, and what is added to their squared distances, (B,): for cosine a
+        vector of length 0 has 2 to all"""
         x = x.detach().to(self.wide, torch.float64)
         if self.metric == 'l2': return x - self.center, x.new_zeros(len(x))
         lengths,x = x.norm(dim=1),F.normalize(x, dim=1)
         return x - self.center, torch.where(lengths < 1e-12, 1 - x.square().sum(1), 0.)
 
     def all_rows(self, x, dtype):
-        places,extra = zip(*([o.to(self.device, dtype) for o in self.rows(part)] for part in x.split(2**10)))
+        def moved(part): return [o.to(self.device, dtype) for o in self.rows(part)]
+        places,extra = zip(*map(moved, x.split(2**10)))
         return torch.cat(places), torch.cat(extra)
 
 def _precision(features): return torch.float64 if features.dtype == torch.float64 else torch.float32

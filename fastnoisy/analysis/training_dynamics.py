@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from ..core.modules import model_mode
@@ -167,43 +168,52 @@ class ScoreState:
     def mean_square(self, signal): return self.sums[:,len(self.summed) + self.squared.index(signal)] / self.seen
     def latest(self, signal): return self.last[:,self.kept.index(signal)] / self.last[:,0]
 
-    def merge(self,
-        other, # `ScoreState` of the same scores and samples, from another process or a later part of the training
-    ):
-        "Take what `other` saw. Of samples that both saw the last values are the other's; forgetting between is lost"
-        self._check(other.scores, len(other))
-        self.sums += other.sums.to(self.sums)
-        self.forgotten += other.forgotten.to(self.forgotten)
-        last = other.last.to(self.last)
-        self.last = torch.where(last[:,:1] > 0, last, self.last)
+# %% ../../nbs/analysis/training_dynamics.ipynb #9a265820
+@patch
+def merge(self:ScoreState,
+    other, # `ScoreState` of the same scores and samples, from another process or a later part of the training
+):
+    "Take what `other` saw. Of samples that both saw the last values are the other's; forgetting between is lost"
+    self._check(other.scores, len(other))
+    self.sums += other.sums.to(self.sums)
+    self.forgotten += other.forgotten.to(self.forgotten)
+    last = other.last.to(self.last)
+    self.last = torch.where(last[:,:1] > 0, last, self.last)
 
-    def _check(self, scores, n):
-        if (self.scores, len(self)) != (scores, n): raise ValueError(
-            f'This state has {len(self)} samples and the scores {self.scores}, the other {n} and {scores}: '
-            'both must be the same.')
+@patch
+def _check(self:ScoreState, scores, n):
+    if (self.scores, len(self)) != (scores, n): raise ValueError(
+        f'This state has {len(self)} samples and the scores {self.scores}, the other {n} and {scores}: '
+        'both must be the same.')
 
-    def to(self, device):
-        "Move to `device`"
-        for o in ('sums', 'last', 'forgotten'): setattr(self, o, getattr(self, o).to(device))
+@patch
+def to(self:ScoreState, device):
+    "Move to `device`"
+    for o in ('sums', 'last', 'forgotten'): setattr(self, o, getattr(self, o).to(device))
 
-    def state_dict(self):
-        tables = {o: getattr(self, o).to('cpu', copy=True) for o in ('sums', 'last', 'forgotten')}
-        return dict(scores=self.scores, **tables)
-    def load_state_dict(self, sd):
-        self._check(sd['scores'], len(sd['sums']))
-        for o in ('sums', 'last', 'forgotten'): getattr(self, o).copy_(sd[o])
+@patch
+def state_dict(self:ScoreState):
+    tables = {o: getattr(self, o).to('cpu', copy=True) for o in ('sums', 'last', 'forgotten')}
+    return dict(scores=self.scores, **tables)
 
-    def raw(self)->dict:
-        "Raw values of each score by name, (N,) float64; NaN where a sample was never seen"
-        never = self.seen == 0
-        return {o: SCORES[o].formula(self).double().masked_fill(never, float('nan')).cpu().numpy() for o in self.scores}
+@patch
+def load_state_dict(self:ScoreState, sd):
+    self._check(sd['scores'], len(sd['sums']))
+    for o in ('sums', 'last', 'forgotten'): getattr(self, o).copy_(sd[o])
 
-    def to_frame(self)->pd.DataFrame:
-        "One row per sample: sample_id, seen (times), the raw scores, and `<score>_quality` in [0, 1], low = suspicious"
-        raw = self.raw()
-        quality = {f'{o}_quality': to_quality(v, SCORES[o].high) for o,v in raw.items()}
-        seen = self.seen.cpu().numpy().astype(int)
-        return pd.DataFrame(dict(sample_id=np.arange(len(self)), seen=seen, **raw, **quality))
+@patch
+def raw(self:ScoreState)->dict:
+    "Raw values of each score by name, (N,) float64; NaN where a sample was never seen"
+    never = self.seen == 0
+    return {o: SCORES[o].formula(self).double().masked_fill(never, float('nan')).cpu().numpy() for o in self.scores}
+
+@patch
+def to_frame(self:ScoreState)->pd.DataFrame:
+    "One row per sample: sample_id, seen (times), the raw scores, and `<score>_quality` in [0, 1], low = suspicious"
+    raw = self.raw()
+    quality = {f'{o}_quality': to_quality(v, SCORES[o].high) for o,v in raw.items()}
+    seen = self.seen.cpu().numpy().astype(int)
+    return pd.DataFrame(dict(sample_id=np.arange(len(self)), seen=seen, **raw, **quality))
 
 # %% ../../nbs/analysis/training_dynamics.ipynb #f9ac9312
 def last_layer_norms(

@@ -9,6 +9,7 @@ __all__ = ['RECORD', 'sha256', 'ResultFolder', 'write_results']
 import hashlib, json, os
 from contextlib import contextmanager
 from pathlib import Path
+from fastcore.basics import patch
 from ..core.checkpoint import whole_file
 
 # %% ../../nbs/audit/results.ipynb #cbe0f747
@@ -34,6 +35,7 @@ def _read_record(file):
     if is_record and isinstance(record.get('files'), dict): return record['files']
     raise FileExistsError(f'{file} is not the record of an audit: move it away, or give another --out.')
 
+# %% ../../nbs/audit/results.ipynb #239a1dcd
 class ResultFolder:
     "The folder of an audit's results; `written` lists what is new in it. A `FileExistsError` for another `audit.json`"
     def __init__(self,
@@ -84,18 +86,22 @@ class ResultFolder:
             self._save() # first, so that there is never a file without its checksum
         self.written.append(file)
 
-    def _free(self, name):
-        "The name, or the first of name-2, name-3, ... under which nothing is overwritten"
-        stem,suffix = os.path.splitext(name)
-        n,res = 1,name
-        while os.path.lexists(self.path/res) and not self.is_own(res): n,res = n + 1,f'{stem}-{n + 1}{suffix}'
-        return res
+# %% ../../nbs/audit/results.ipynb #899caacd
+@patch
+def _free(self:ResultFolder, name):
+    "The name, or the first of name-2, name-3, ... under which nothing is overwritten"
+    stem,suffix = os.path.splitext(name)
+    n,res = 1,name
+    while os.path.lexists(self.path/res) and not self.is_own(res): n,res = n + 1,f'{stem}-{n + 1}{suffix}'
+    return res
 
-    def _save(self):
-        text = json.dumps(dict(format=_FORMAT, about=_ABOUT, files=self.checksums), indent=1)
-        with whole_file(self.path/RECORD, self._part(RECORD)) as part: part.write_text(text, encoding='utf-8')
+@patch
+def _save(self:ResultFolder):
+    text = json.dumps(dict(format=_FORMAT, about=_ABOUT, files=self.checksums), indent=1)
+    with whole_file(self.path/RECORD, self._part(RECORD)) as part: part.write_text(text, encoding='utf-8')
 
-    def _part(self, name): return self.path/f'.{name}.{os.getpid()}.part'
+@patch
+def _part(self:ResultFolder, name): return self.path/f'.{name}.{os.getpid()}.part'
 
 # %% ../../nbs/audit/results.ipynb #1993eaaf
 def write_results(

@@ -32,7 +32,7 @@ from .sources import (has_images, labelled_csv, labelled_folder, labelled_npz, l
 TEMPERATURE = .5 # nats, of ALSO; see "Temperature"
 
 def _print_epoch(learn, n_epochs, row):
-    _,loss,share,*_,seconds = row
+    loss,share,seconds = row[1],row[2],row[-1]
     said = f'loss {loss:.3f}, {share:.1%} predicted as labelled, {seconds}'
     print(f'epoch {learn.bmm.n_epochs} of {n_epochs}: {said}', flush=True)
 
@@ -151,6 +151,7 @@ def _linked_copy(report, out):
         os.replace(part, out/'corrected')
     finally: shutil.rmtree(part, ignore_errors=True)
 
+# %% ../../nbs/audit/run.ipynb #8edc3c22
 def _check_unchanged(report, labels):
     "A `ValueError` if the source has no longer the labels that were read from it"
     labels = np.asarray(labels)
@@ -241,6 +242,7 @@ def _read_samples(source, kind, x, y, series, out):
     if kind == 'npz': return labelled_npz(source)
     return labelled_series(source, y) if series else labelled_csv(source, y, x)
 
+# %% ../../nbs/audit/run.ipynb #df1775a8
 def _export(learn, part):
     "Write the learner; an `OSError` if that fails, after which it still has its data"
     dls = learn.dls
@@ -264,6 +266,7 @@ def _write(report, folder):
     else: folder.remove('broken.csv') # of an earlier audit
     write_results(folder, writers)
 
+# %% ../../nbs/audit/run.ipynb #f232bb6d
 def audit(
     path=None, # Folder with one sub-folder of images per class, or a file as `csv` and `npz` take it
     csv=None, # or a CSV file, of images (with `x`) or a table

@@ -35,6 +35,7 @@ def same_place(
     try: return os.path.samefile(a, b)
     except OSError: return os.path.realpath(a) == os.path.realpath(b)
 
+# %% ../../nbs/audit/sources.ipynb #441e4573
 @dataclass
 class Labelled:
     "Samples, their labels, what was left out. A `ValueError` for less than two classes, or labels that are no names"
@@ -68,8 +69,9 @@ class Labelled:
         lengths = [len(o) for o in self.labels]
         i = int(np.argmax(lengths))
         if lengths[i] > MAX_CHARS: raise ValueError(
-            f'{self.source}: the label of row {self.rows[i]} has {lengths[i]:,} characters, {_short(self.labels[i])!r}. '
-            f'A label is the name of a class, of {MAX_CHARS:,} at most: is it the right column (--y)?')
+            f'{self.source}: the label of row {self.rows[i]} has {lengths[i]:,} characters, '
+            f'{_short(self.labels[i])!r}. A label is the name of a class, of {MAX_CHARS:,} at most: is it the right '
+            'column (--y)?')
 
     def __len__(self): return len(self.labels)
 
@@ -121,6 +123,7 @@ def has_images(
     "Are there image files, by their names, directly in the folder?"
     return bool(_image_files(Path(folder)))
 
+# %% ../../nbs/audit/sources.ipynb #981ee154
 def _is_hidden(path): return path.name.startswith('.')
 
 def _n_images(folder):
@@ -145,7 +148,8 @@ def labelled_folder(
         f'{path} is not a folder: give one that has a sub-folder for each class.')
     folders = sorted(o for o in path.iterdir() if o.is_dir() and not (skip and same_place(o, skip)))
     found = {o: _image_files(o) for o in folders if not _is_hidden(o)}
-    files = {o.name: [f for f in fs if not _is_hidden(f)] for o,fs in found.items()}
+    def seen(files): return [o for o in files if not _is_hidden(o)]
+    files = {o.name: seen(fs) for o,fs in found.items()}
     empty = [name for name,o in files.items() if not o]
     if len(empty) == len(files): raise ValueError(
         f'{path} has no sub-folder with images directly in it (looked at: {_listed(empty) or "none"}). '
@@ -207,6 +211,7 @@ def labelled_csv(
     rows = np.flatnonzero(~unlabelled & ~nameless).tolist()
     return _labelled_files(csv, [csv.parent/table[x][i] for i in rows], table[y][rows].tolist(), rows, left_out, [])
 
+# %% ../../nbs/audit/sources.ipynb #413b8b9b
 def _is_continuous(column): return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 def _as_numbers(column): return column.astype(float).replace([np.inf, -np.inf], np.nan)
 def _as_texts(column): return column.astype(object).where(column.notna()).map(str, na_action='ignore')

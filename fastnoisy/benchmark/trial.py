@@ -199,7 +199,8 @@ def _recorded(recorder):
 
 def _found(rows):
     "Rows of `Detection` as one list per column"
-    columns = {k: [o[k] for o in rows] for k in DETECTION}
+    def column(k): return [o[k] for o in rows]
+    columns = {k: column(k) for k in DETECTION}
     return columns | {k: _rounded(columns[k]) for k in DETECTION[2:]}
 
 def _rounded(values): return [round(o, 5) for o in values]

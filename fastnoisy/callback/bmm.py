@@ -179,10 +179,9 @@ class BMMFilterCallback(MethodCallback):
     ):
         warmup = renamed_argument('BMMFilterCallback', 'start', 'warmup', start, warmup)
         _check(signal, action, warmup, every, threshold, min_kept, recheck, mixture)
-        self.signal,self.action = signal,action
-        self.warmup,self.every = warmup,every
+        self.signal,self.action,self.kind = signal,action,mixture
+        self.warmup,self.every,self.source = warmup,every,SignalSource(signal)
         self.threshold,self.min_kept,self.recheck = threshold,min_kept,recheck
-        self.kind,self.source = mixture,SignalSource(signal)
         self.noise_rate,self.mixture = math.nan,None
         self.p_noisy,self.classes = None,None
         self.n_epochs,self.rows,self.problem = 0,[],None

@@ -213,7 +213,7 @@ def batch_loss(self:TwoModelConfidenceCallback, losses):
 
 @patch
 def batch_penalty(self:TwoModelConfidenceCallback):
-    "What eq. (9) adds to the weighed cross-entropy: the robust loss, and what keeps the two models and the two views together"
+    "What eq. (9) adds to the weighed cross-entropy: the robust loss, and what keeps models and views together"
     loss = self._robust_losses.mean()
     if self.penalty: loss = loss + self.penalty*self._apart()
     if self.jsd: loss = loss + self.jsd*self._disagreement()
@@ -231,7 +231,9 @@ def _disagreement(self:TwoModelConfidenceCallback):
         'MixUp and CutMix blend the samples of a batch, and the second view cannot be blended in the same way: use '
         'jsd=0, or leave them out.')
     xb = second_inputs(self.xb, self._view_seed, self.view) if self._second is None else self._second.inputs(self.learn)
-    if xb is not None: return js_divergence(class_logits(self.pred), class_logits(prediction(get_model(self.model)(*xb)))).mean()
+    if xb is not None:
+        second = prediction(get_model(self.model)(*xb))
+        return js_divergence(class_logits(self.pred), class_logits(second)).mean()
     if not self._told:
         warnings.warn('TwoModelConfidenceCallback trains without a second view: the batch transforms are not random '
                       'and the inputs are '

@@ -39,8 +39,9 @@ def random_state(
 )->dict: # Of tensors and numbers
     "Where all random streams are now, the global ones and those of the loaders"
     _,numbers,*rest = np.random.get_state()
-    return dict(python=_python_state(random), numpy=[torch.tensor(numbers.astype(np.int64)), *rest], torch=torch.get_rng_state(),
-                cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [], loaders=[_loader_state(dl) for dl in dls.loaders])
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return dict(python=_python_state(random), numpy=[torch.tensor(numbers.astype(np.int64)), *rest],
+                torch=torch.get_rng_state(), cuda=cuda, loaders=[_loader_state(dl) for dl in dls.loaders])
 
 def set_random_state(
     dls, # `DataLoaders`
@@ -70,7 +71,7 @@ def whole_file(
     path:Path, # File to write
     part:Path, # Where it is written to
 ):
-    "Within it, write `part`: it becomes `path` in the end, or is removed if something goes wrong, and `path` is as it was"
+    "Within it, write `part`: it becomes `path` in the end, or is removed and `path` is as it was"
     try:
         yield part
         with open(part, 'rb') as f: os.fsync(f.fileno())
@@ -100,25 +101,31 @@ def check_head(
     "A `ValueError` that names the difference where the state in a file is not that of these data"
     remedy = 'With `learn.load(..., with_opt=False)` the model alone is loaded.'
     if saved.get('format') != FORMAT: raise ValueError(
-        f"The state of the methods in this file has format {saved.get('format')}, and this version of fastnoisy reads format {FORMAT}. {remedy}")
+        f"The state of the methods in this file has format {saved.get('format')}, and this version of fastnoisy reads "
+        f'format {FORMAT}. {remedy}')
     here = file_head(dls)
     other = f'it is that of another data set. {remedy}'
     if saved['n'] != here['n']: raise ValueError(
         f"The file holds the state of {saved['n']} training samples, and now there are {here['n']}: {other}")
     if saved['classes'] != here['classes']: raise ValueError(
-        f"The file was written in a training on the classes {saved['classes']}, and now they are {here['classes']}: {other}")
+        f"The file was written in a training on the classes {saved['classes']}, and now they are {here['classes']}: "
+        f'{other}')
 
 # %% ../../nbs/core/checkpoint.ipynb #64e05f63
 def _opened(path):
     "The contents of a checkpoint, mapped; a `ValueError` for what is no whole checkpoint"
-    if path.stat().st_size == 0: raise ValueError(f'{path} is empty: it was cut off while it was written. Load an earlier checkpoint.')
+    if path.stat().st_size == 0: raise ValueError(
+        f'{path} is empty: it was cut off while it was written. Load an earlier checkpoint.')
     known = [L, np.core.multiarray.scalar, np.dtype, *[getattr(np.dtypes, o) for o in np.dtypes.__all__]] # as fastai allows them
     try:
-        with torch.serialization.safe_globals(known): return torch.load(path, map_location='cpu', mmap=True, weights_only=True)
-    except (EOFError, UnpicklingError) as e: raise ValueError(f'{path} cannot be read ({_first_line(e)}): load an earlier checkpoint.') from e
+        with torch.serialization.safe_globals(known):
+            return torch.load(path, map_location='cpu', mmap=True, weights_only=True)
+    except (EOFError, UnpicklingError) as e:
+        raise ValueError(f'{path} cannot be read ({_first_line(e)}): load an earlier checkpoint.') from e
     except RuntimeError as e:
         if 'mmap can only be used' in str(e): return {} # written in PyTorch's old format, so not by fastnoisy
-        raise ValueError(f'{path} cannot be read ({_first_line(e)}): it was cut off while it was written, perhaps. Load an earlier checkpoint.') from e
+        raise ValueError(f'{path} cannot be read ({_first_line(e)}): it was cut off while it was written, perhaps. '
+                         'Load an earlier checkpoint.') from e
 
 def _first_line(e): return str(e).split('\n')[0]
 

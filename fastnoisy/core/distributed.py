@@ -40,6 +40,7 @@ def mean_across(
     "Mean over all processes"
     return t if n_processes() == 1 else sum_across(t)/n_processes()
 
+# %% ../../nbs/core/distributed.ipynb #bf957954
 def from_first(
     t:Tensor, # (n, ...), n may differ between processes
 )->Tensor: # That of the first process
@@ -67,7 +68,8 @@ def average_gradients(
     "Give each parameter the mean of its gradients in all processes"
     if n_processes() == 1: return
     grads = [p.grad for p in params if p.grad is not None]
-    means = mean_across(torch.cat([g.flatten() for g in grads])).split([g.numel() for g in grads])
+    means = mean_across(torch.cat([g.flatten() for g in grads]))
+    means = means.split([g.numel() for g in grads])
     for g,mean in zip(grads, means): g.copy_(mean.view_as(g))
 
 def from_every(

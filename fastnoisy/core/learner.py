@@ -74,7 +74,7 @@ class ResumePoint:
     loaded:list # Names of the methods that have their state already
 
 def _resume(learn, point):
-    "Random streams and methods as they were when the file was saved that has been loaded; `unloaded` are methods that come with `fit`"
+    "Random streams and methods as in the file that has been loaded; `unloaded` are methods that come with `fit`"
     check_head(point.saved, learn.dls)
     if process_rank() == 0: set_random_state(learn.dls, point.saved['random'])
     learn.unloaded = {k: v for k,v in point.saved['methods'].items() if k not in point.loaded}
@@ -115,7 +115,8 @@ def _fit_with_methods(learn):
     if saved is not None: learn.resume_point = ResumePoint(saved, [])
     is_lr_find = any(isinstance(cb, LRFinder) for cb in learn.cbs)
     point = None if is_lr_find else vars(learn).pop('resume_point', None)
-    core = [o() for o in learn.core_callbacks if not any(isinstance(cb, o) for cb in learn.cbs)]
+    def is_there(kind): return any(isinstance(cb, kind) for cb in learn.cbs)
+    core = [o() for o in learn.core_callbacks if not is_there(o)]
     with learn.added_cbs(core), ExitStack() as learn.fit_exit, any_device():
         learn.fit_exit.callback(_forget, learn)
         try:
@@ -126,8 +127,8 @@ def _fit_with_methods(learn):
             raise
 
 # %% ../../nbs/core/learner.ipynb #cc370052
-class MethodLearner:
-    "Mixed into the class of a `Learner` that carries a method"
+class _MethodFit:
+    "Training and answering, as a `MethodLearner` does them"
     core_callbacks = () # Classes of the callbacks that come with the methods of a fit; `core.method` enters them
     predict_model = 'model' # Which network answers outside training: 'model', 'peer' or 'mean' of both networks' logits
 
@@ -167,6 +168,9 @@ class MethodLearner:
         try: yield
         finally: self.model = model
 
+# %% ../../nbs/core/learner.ipynb #c3375611
+class MethodLearner(_MethodFit):
+    "Mixed into the class of a `Learner` that carries a method"
     def save(self, file, **kwargs):
         if self.opt is None or not self.has_methods or rank_distrib(): return super().save(file, **kwargs)
         with _methods_in_opt(self):
@@ -196,7 +200,8 @@ class MethodLearner:
         vars(self).pop('loss_grad', None)
         with self._answering():
             if self.predict_model == 'mean': self.splitter = trainable_params # that of one network does not know two
-            self.opt,self.cbs = None,L(cb for cb in self.cbs if cb not in left_out) # fastai makes a new optimizer, of the model that is exported
+            self.opt = None # fastai makes a new one, of the model that is exported
+            self.cbs = L(cb for cb in self.cbs if cb not in left_out)
             cls,self.__class__ = type(self),type(self).plain_class
             try: return self.export(*args, **kwargs)
             finally:
@@ -209,10 +214,12 @@ class MethodLearner:
         state.update(dl=None, xb=(None,), yb=(None,), pred=None, loss=None)
         return _new_learner, (type(self).plain_class,), state
 
+# %% ../../nbs/core/learner.ipynb #61465341
 @lru_cache(maxsize=None)
 def _method_class(cls):
     "`cls` with the mixin"
-    return type(cls.__name__, (MethodLearner, cls), dict(__module__=cls.__module__, __doc__=cls.__doc__, plain_class=cls))
+    attributes = dict(__module__=cls.__module__, __doc__=cls.__doc__, plain_class=cls)
+    return type(cls.__name__, (MethodLearner, cls), attributes)
 
 def _new_learner(cls):
     "For pickle and copy"
@@ -237,5 +244,6 @@ def _check_free(cb, learn):
     "A method remembers the samples of one training set, so it cannot serve two Learners"
     other = cb.learn
     if other is None or other is learn or not any(o is cb for o in other.cbs): return
-    raise ValueError(f'This {type(cb).__name__} is in use by another Learner, and what it has learnt of the samples is of that one. Use a new '
-                     f'{type(cb).__name__}, or take it away first: learn.remove_cb({type(cb).__name__}).')
+    kind = type(cb).__name__
+    raise ValueError(f'This {kind} is in use by another Learner, and what it has learnt of the samples is of that one. '
+                     f'Use a new {kind}, or take it away first: learn.remove_cb({kind}).')

@@ -41,11 +41,14 @@ def _of_part(ids, bs, views, positions):
     "The samples `ids` at some positions, each batch `views` times"
     for batch in _in_batches(positions(), bs): yield from ids[batch].tolist()*views
 
+# %% ../../nbs/core/loaders.ipynb #ec2a0add
 def plain_tensors(
     b, # Batch: tensors, and tuples or lists of them
 )->tuple:
-    "The batch as plain PyTorch tensors, as fastai's `CastToTensor` does in training: subclasses make each operation of the model slower"
-    return tuple(plain_tensors(o) if isinstance(o, (tuple, list)) else o.as_subclass(Tensor) if isinstance(o, Tensor) else o for o in b)
+    """The batch as plain PyTorch tensors, as fastai's `CastToTensor` does in training: subclasses make each operation
+    of the model slower"""
+    def plain(o): return o.as_subclass(Tensor) if isinstance(o, Tensor) else o
+    return tuple(plain_tensors(o) if isinstance(o, (tuple, list)) else plain(o) for o in b)
 
 def batch_size(
     dl, # fastai or PyTorch `DataLoader`
@@ -64,7 +67,8 @@ class RandomBatches:
         n = len(dl.dataset)
         if n == 0: raise ValueError(f'The {type(dl).__name__} to draw batches from is empty.')
         bs = max(min((bs or batch_size(dl))*n_processes(), n)//n_processes(), 1)
-        self.n,self.bs,self.random,self.batches = n,bs,isolated_rng(seed),None
+        self.n,self.bs = n,bs
+        self.random,self.batches = isolated_rng(seed),None
         with self.random: self.dl = self._endless(dl, partial(_own_part, partial(shuffled, n, seed), bs, start))
 
     def _endless(self, dl, positions):
@@ -81,8 +85,10 @@ class RandomBatches:
         "Let the workers go"
         self.batches = None
 
+# %% ../../nbs/core/loaders.ipynb #4c4d9eaa
 class SampleStream(RandomBatches):
-    "Random batches of a part of the training set, with the ids of their samples, without end: the unlabelled half of semi-supervised methods"
+    """Random batches of a part of the training set, with the ids of their samples, without end: the unlabelled half of
+    semi-supervised methods"""
     def __init__(self,
         dl, # The training loader, fastai's or PyTorch's, over an indexed data set
         ids, # Sample ids to draw from, (n,) ints, or a mask (N,) of bools
@@ -95,8 +101,9 @@ class SampleStream(RandomBatches):
         if ids.dtype == bool: ids = ids.nonzero()[0]
         if len(ids) == 0: raise ValueError('There are no samples to draw batches from.')
         bs = max(min((bs or batch_size(dl))*n_processes(), len(ids))//n_processes(), 1)
-        self.n,self.n_samples,self.views,self.random,self.batches = len(ids),bs,views,isolated_rng(seed),None
-        self.bs = bs*views
+        self.n,self.n_samples = len(ids),bs
+        self.views,self.bs = views,bs*views
+        self.random,self.batches = isolated_rng(seed),None
         positions = partial(_own_part, partial(shuffled, len(ids), seed), bs, start)
         with self.random: self.dl = with_sample_ids(self._endless(dl, partial(_of_part, ids, bs, views, positions)))
 

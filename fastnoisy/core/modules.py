@@ -28,16 +28,19 @@ def model_mode(
 def prediction(
     out, # What a model gives for a batch
 ):
-    "The prediction in it: fastai's text models give a tuple of that and of what only `RNNCallback` needs, which is of another shape"
-    if not isinstance(out, tuple) or all(getattr(o, 'shape', None) == getattr(out[0], 'shape', None) for o in out): return out
-    return out[0]
+    """The prediction in it: fastai's text models give a tuple of that and of what only `RNNCallback` needs, which is of
+    another shape"""
+    if not isinstance(out, tuple): return out
+    shapes = [getattr(o, 'shape', None) for o in out]
+    return out if all(o == shapes[0] for o in shapes) else out[0]
 
 def forward_aside(
     model:nn.Module,
     *xb, # Inputs of the model
     training:bool=False, # Use the statistics of this batch and dropout, as in training?
 ):
-    "Predictions without gradients that leave parameters, gradients, buffers, modes and random streams as they are; other processes do not notice"
+    """Predictions without gradients that leave parameters, gradients, buffers, modes and random streams as they are;
+    other processes do not notice"""
     model = get_model(model)
     with torch.no_grad(), model_mode(model, training):
         if not training: return prediction(model(*xb))
@@ -45,11 +48,13 @@ def forward_aside(
         buffers = {n: b.clone() for n,b in model.named_buffers()}
         with torch.random.fork_rng(devices): return prediction(functional_call(model, buffers, xb))
 
+# %% ../../nbs/core/modules.ipynb #7459b06a
 @contextmanager
 def uncompiled(
     model:nn.Module,
 ):
-    "Forward hooks set within are called, also where `torch.compile` has made the model into one piece, which takes no notice of them"
+    """Forward hooks set within are called, also where `torch.compile` has made the model into one piece, which takes no
+    notice of them"""
     compiled = any(hasattr(m, '_orig_mod') or m._compiled_call_impl is not None for m in model.modules())
     with torch.compiler.set_stance('force_eager') if compiled else nullcontext(): yield
 

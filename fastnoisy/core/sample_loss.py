@@ -34,8 +34,8 @@ def sample_losses(
     with NoneReduce(loss_func) as f: losses = f(pred, *yb)
     losses,bs = losses.as_subclass(Tensor),find_bs(yb)
     if losses.dim() == 0 or losses.numel() % bs: raise TypeError(
-        f"loss_func {loss_func} gave shape {tuple(losses.shape)} for a batch of {bs} with reduction='none': fastnoisy needs one loss per "
-        "sample. Let it return the unreduced losses when its `reduction` is 'none'.")
+        f"loss_func {loss_func} gave shape {tuple(losses.shape)} for a batch of {bs} with reduction='none': fastnoisy "
+        "needs one loss per sample. Let it return the unreduced losses when its `reduction` is 'none'.")
     return losses if losses.dim() == 1 and len(losses) == bs else losses.reshape(bs, -1).mean(1)
 
 # %% ../../nbs/core/sample_loss.ipynb #5fdf4d36
@@ -44,7 +44,8 @@ def class_ids(
     where:str='training', # Which targets, named in the error
 )->Tensor: # (B,)
     "Targets as class ids; a `TypeError` for one-hot, multi-label, mask or regression targets"
-    if isinstance(y, Tensor) and not y.is_floating_point() and y.numel() == len(y): return y.flatten().as_subclass(Tensor).long()
+    is_id = isinstance(y, Tensor) and not y.is_floating_point() and y.numel() == len(y)
+    if is_id: return y.flatten().as_subclass(Tensor).long()
     raise TypeError(f'Expected one class id per sample, but the {where} targets are {tuple(getattr(y, "shape", ()))} '
                     f'{getattr(y, "dtype", type(y).__name__)}: use integer class ids of shape (B,). '
                     'If the labels of a table are numbers, say that they are classes: `y_block=CategoryBlock()`.')
@@ -55,7 +56,8 @@ def class_logits(
     "Predictions as logits; a `TypeError` where there is not one number per class, for K >= 2 classes"
     if isinstance(pred, (tuple, list)) and len(pred): pred = pred[0]
     if isinstance(pred, Tensor) and pred.dim() == 2 and pred.shape[1] > 1: return pred.as_subclass(Tensor).float()
-    raise TypeError(f'Expected logits of shape (B, K) for K >= 2 classes, but the model gave {getattr(pred, "shape", type(pred))}. '
+    shape = getattr(pred, 'shape', type(pred))
+    raise TypeError(f'Expected logits of shape (B, K) for K >= 2 classes, but the model gave {shape}. '
                     'If the labels of a table are numbers, say that they are classes: `y_block=CategoryBlock()`.')
 
 # %% ../../nbs/core/sample_loss.ipynb #23428ff0
@@ -66,7 +68,9 @@ class Labels:
         soft:Tensor=None, # Class probabilities, (B, K), in place of the hard labels
         mixer=None, # A running MixUp-like callback: `yb1` are the other targets, `lam` in [0, 1] the share of `yb`
         partners:Tensor=None, # Row of each sample's partner in the mix, (B,); needed where soft labels are mixed
-    ): self.yb,self.soft,self.mixer,self.partners = yb,soft,mixer,partners
+    ):
+        self.yb,self.soft = yb,soft
+        self.mixer,self.partners = mixer,partners
 
     def _mixed(self, own, of_partner):
         return own() if self.mixer is None else torch.lerp(of_partner(), own(), self.mixer.lam)
@@ -90,6 +94,7 @@ class Labels:
         def mean(soft): return soft_losses(loss_func, pred, soft, *self.yb)
         return self._mixed(lambda: mean(self.soft), lambda: mean(self.soft[self.partners]))
 
+# %% ../../nbs/core/sample_loss.ipynb #736d7296
 def soft_losses(
     loss_func, # Loss with a `reduction`
     pred:Tensor, # Logits, (B, K)
@@ -98,7 +103,8 @@ def soft_losses(
 )->Tensor: # (B,), with graph
     "`loss_func` averaged over soft labels; cross-entropy takes them at once, any other loss one class after the other"
     ce = getattr(loss_func, 'func', loss_func)
-    if not isinstance(ce, nn.CrossEntropyLoss): return Labels(yb, soft=labels).average(partial(sample_losses, loss_func, pred))
+    if not isinstance(ce, nn.CrossEntropyLoss):
+        return Labels(yb, soft=labels).average(partial(sample_losses, loss_func, pred))
     return F.cross_entropy(pred, labels.to(pred), ce.weight, label_smoothing=ce.label_smoothing, reduction='none')
 
 class TracedTargets:

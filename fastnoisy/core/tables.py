@@ -11,11 +11,24 @@ from numbers import Real
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
 # %% ../../nbs/core/tables.ipynb #7ec574f9
 MODES = 'ema', 'mean', 'last', 'count'
 
+def _check(mode, momentum, shape, top):
+    if mode not in MODES: raise ValueError(f'mode={mode!r}: give one of {", ".join(MODES)}.')
+    is_share = isinstance(momentum, Real) and 0 <= momentum <= 1
+    if not is_share: raise ValueError(f'momentum={momentum!r}: give a share in [0, 1].')
+    is_number = top is None or len(shape) == 1 and top >= 1
+    if not is_number: raise ValueError(f'top={top}: give a number >= 1, for rows of one value per class.')
+
+def _first_places(n, width, device):
+    "The classes 0..width-1 for each of `n` samples"
+    return torch.arange(width, device=device, dtype=torch.int32).expand(n, -1).clone()
+
+# %% ../../nbs/core/tables.ipynb #af4e1f16
 class SampleTable:
     "One row per sample id; rows are updated batch by batch"
     def __init__(self,
@@ -33,9 +46,10 @@ class SampleTable:
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         _check(mode, momentum, shape, top)
         self.n,self.shape,self.mode = n,shape,mode
-        self.momentum,self.corrected,self.top,self.owner = momentum,corrected,top,owner
+        self.momentum,self.corrected = momentum,corrected
+        self.top,self.owner = top,owner
         width = shape if top is None else (min(top, shape[0]),)
-        self.places = None if top is None else torch.arange(width[0], device=device, dtype=torch.int32).expand(n, -1).clone()
+        self.places = None if top is None else _first_places(n, width[0], device)
         self.values = torch.zeros(n, *width, dtype=dtype, device=device)
         self.visits = torch.zeros(n, dtype=torch.int32, device=device)
         if isinstance(init, Tensor): self._write(slice(None), init.to(device))
@@ -52,6 +66,15 @@ class SampleTable:
         share = 1 - self.momentum**self.visits[ids].clamp(min=1).to(rows.dtype)
         return rows / share.view(-1, *[1]*len(self.shape))
 
+    @property
+    def seen(self)->Tensor: # (N,), bool
+        "Which samples have been seen"
+        return self.visits > 0
+
+    def all(self)->Tensor: # (N, ...)
+        "All rows"
+        return self[:]
+
     def _read(self, ids):
         values = self.values[ids]
         if values.dtype in (torch.float16, torch.bfloat16): values = values.float()
@@ -64,74 +87,77 @@ class SampleTable:
             self.places[ids] = places.int()
         self.values[ids] = rows.to(self.values.dtype)
 
-    @torch.no_grad()
-    def update(self,
-        ids:Tensor, # Sample ids of the batch, (B,), int64; of one that occurs twice one row counts
-        values:Tensor, # (B, ...); a row that is not finite is left out
-    ):
-        "Take a batch"
-        ids,values = ids.to(self.values.device),values.detach().to(self.values.device)
-        old = self._read(ids)
-        values = values.to(old.dtype)
-        known = values.isfinite().flatten(1).all(1) if values.dim() > 1 else values.isfinite()
-        visits = self.visits[ids]
-        at = known.view(-1, *[1]*len(self.shape))
-        self._write(ids, torch.where(at, self._after(old, values, visits), old))
-        self.visits[ids] = visits + known.int()
+# %% ../../nbs/core/tables.ipynb #e2ef126e
+@patch
+def update(self:SampleTable,
+    ids:Tensor, # Sample ids of the batch, (B,), int64; of one that occurs twice one row counts
+    values:Tensor, # (B, ...); a row that is not finite is left out
+):
+    "Take a batch"
+    with torch.no_grad(): self._take(ids, values)
 
-    def _after(self, old, values, visits):
-        "What a visit makes of a row"
-        if self.mode == 'last': return values
-        if self.mode == 'count': return old + values
-        if self.mode == 'ema': return self.momentum*old + (1 - self.momentum)*values
-        n = visits.to(old.dtype).view(-1, *[1]*len(self.shape))
-        return old + (values - old)/(n + 1)
+@patch
+def _take(self:SampleTable, ids, values):
+    ids,values = ids.to(self.values.device),values.detach().to(self.values.device)
+    old = self._read(ids)
+    values = values.to(old.dtype)
+    known = values.isfinite().flatten(1).all(1) if values.dim() > 1 else values.isfinite()
+    visits = self.visits[ids]
+    at = known.view(-1, *[1]*len(self.shape))
+    self._write(ids, torch.where(at, self._after(old, values, visits), old))
+    self.visits[ids] = visits + known.int()
 
-    @property
-    def seen(self)->Tensor: # (N,), bool
-        "Which samples have been seen"
-        return self.visits > 0
+@patch
+def _after(self:SampleTable, old, values, visits):
+    "What a visit makes of a row"
+    if self.mode == 'last': return values
+    if self.mode == 'count': return old + values
+    if self.mode == 'ema': return self.momentum*old + (1 - self.momentum)*values
+    n = visits.to(old.dtype).view(-1, *[1]*len(self.shape))
+    return old + (values - old)/(n + 1)
 
-    def all(self)->Tensor: # (N, ...)
-        "All rows"
-        return self[:]
+@patch
+def to(self:SampleTable, device):
+    "Move to `device`"
+    self.values,self.visits = self.values.to(device),self.visits.to(device)
+    if self.places is not None: self.places = self.places.to(device)
+    return self
 
-    def to(self, device):
-        "Move to `device`"
-        for o in ('values', 'visits', 'places'): setattr(self, o, None if getattr(self, o) is None else getattr(self, o).to(device))
-        return self
+# %% ../../nbs/core/tables.ipynb #dc99f479
+@patch
+def check(self:SampleTable,
+    n:int, # Number of training samples now
+):
+    "A `ValueError` where the training set is another"
+    if n != self.n: raise ValueError(
+        f'{self.owner} remembers {self.n} training samples, and now there are {n}: use a new {self.owner} for another '
+        'training set.')
+    return self
 
-    def check(self,
-        n:int, # Number of training samples now
-    ):
-        "A `ValueError` where the training set is another"
-        if n != self.n: raise ValueError(
-            f'{self.owner} remembers {self.n} training samples, and now there are {n}: use a new {self.owner} for another training set.')
-        return self
+@patch
+def state_dict(self:SampleTable)->dict:
+    def saved(t): return t.to('cpu', copy=True)
+    sd = dict(mode=self.mode, shape=list(self.shape), values=saved(self.values), visits=saved(self.visits))
+    return sd if self.places is None else dict(sd, places=saved(self.places))
 
-    def state_dict(self)->dict:
-        sd = dict(mode=self.mode, shape=list(self.shape), values=self.values.to('cpu', copy=True), visits=self.visits.to('cpu', copy=True))
-        return sd if self.places is None else dict(sd, places=self.places.to('cpu', copy=True))
+@patch
+def load_state_dict(self:SampleTable, sd):
+    "Go on from `state_dict`; a `ValueError` where it is that of another table"
+    self.check(len(sd['values']))
+    mode,shape = sd['mode'],tuple(sd['shape'])
+    is_same = (mode, shape) == (self.mode, self.shape) and sd['values'].shape == self.values.shape
+    if not is_same: raise ValueError(
+        f'{self.owner}: the saved table has rows of shape {shape} and mode {mode!r}, this one {self.shape} and '
+        f'{self.mode!r}. Use the options with which it was saved, or start anew.')
+    for o in ('values', 'visits', 'places'):
+        if o in sd: getattr(self, o).copy_(sd[o])
 
-    def load_state_dict(self, sd):
-        "Go on from `state_dict`; a `ValueError` where it is that of another table"
-        self.check(len(sd['values']))
-        if (sd['mode'], tuple(sd['shape'])) != (self.mode, self.shape) or sd['values'].shape != self.values.shape: raise ValueError(
-            f"{self.owner}: the saved table has rows of shape {tuple(sd['shape'])} and mode {sd['mode']!r}, this one {self.shape} and {self.mode!r}. "
-            'Use the options with which it was saved, or start anew.')
-        for o in ('values', 'visits', 'places'):
-            if o in sd: getattr(self, o).copy_(sd[o])
-
-    def to_frame(self,
-        names=None, # Of the columns; default 'value', or 'value_0', ...
-    )->pd.DataFrame: # One row per sample: sample_id, seen (times), and the values, NaN where never seen
-        values = self.all().double().cpu().reshape(self.n, -1).numpy()
-        visits = self.visits.cpu().numpy()
-        values = np.where(visits[:,None] > 0, values, math.nan)
-        if names is None: names = ['value'] if not self.shape else [f'value_{i}' for i in range(values.shape[1])]
-        return pd.DataFrame(dict(sample_id=np.arange(self.n), seen=visits, **dict(zip(names, values.T))))
-
-def _check(mode, momentum, shape, top):
-    if mode not in MODES: raise ValueError(f'mode={mode!r}: give one of {", ".join(MODES)}.')
-    if not (isinstance(momentum, Real) and 0 <= momentum <= 1): raise ValueError(f'momentum={momentum!r}: give a share in [0, 1].')
-    if top is not None and (len(shape) != 1 or top < 1): raise ValueError(f'top={top}: give a number >= 1, for rows of one value per class.')
+@patch
+def to_frame(self:SampleTable,
+    names=None, # Of the columns; default 'value', or 'value_0', ...
+)->pd.DataFrame: # One row per sample: sample_id, seen (times), and the values, NaN where never seen
+    values = self.all().double().cpu().reshape(self.n, -1).numpy()
+    visits = self.visits.cpu().numpy()
+    values = np.where(visits[:,None] > 0, values, math.nan)
+    if names is None: names = ['value'] if not self.shape else [f'value_{i}' for i in range(values.shape[1])]
+    return pd.DataFrame(dict(sample_id=np.arange(self.n), seen=visits, **dict(zip(names, values.T))))

@@ -26,14 +26,17 @@ def target_kind(
     if isinstance(y, TensorMultiCategory): return 'multi-label'
     if y.is_floating_point():
         values = y.detach().as_subclass(Tensor)
-        return 'multi-label' if y.dim() == 2 and y.shape[1] > 1 and bool(((values == 0) | (values == 1)).all()) else 'regression'
+        is_multi = y.dim() == 2 and y.shape[1] > 1 and bool(((values == 0) | (values == 1)).all())
+        return 'multi-label' if is_multi else 'regression'
     if y.dim() > 2: return 'segmentation'
     return 'sequence' if y.dim() == 2 and y.shape[1] > 1 else 'classification'
 
 # %% ../../nbs/core/tasks.ipynb #99b07e07
 _REMEDIES = {
-    'multi-label': 'It needs one class per sample, integer class ids of shape (B,). For one label among several train one Learner for each.',
-    'regression': 'It needs integer class ids of shape (B,). If the labels of a table are numbers, say that they are classes: `y_block=CategoryBlock()`.',
+    'multi-label': 'It needs one class per sample, integer class ids of shape (B,). For one label among several train '
+                   'one Learner for each.',
+    'regression': 'It needs integer class ids of shape (B,). If the labels of a table are numbers, say that they are '
+                  'classes: `y_block=CategoryBlock()`.',
 }
 _REMEDY = 'It needs one class per sample, integer class ids of shape (B,).'
 
@@ -45,7 +48,9 @@ def first_targets(
     ids = range(min(2, len(dl.dataset)))
     try:
         with isolated_rng(0):
-            if isinstance(dl, DataLoader): b = next(iter(dl.new(bs=len(ids), shuffle=False, drop_last=False, num_workers=0, get_idxs=lambda: list(ids))))
+            if isinstance(dl, DataLoader):
+                options = dict(bs=len(ids), shuffle=False, drop_last=False, num_workers=0)
+                b = next(iter(dl.new(**options, get_idxs=lambda: list(ids))))
             else: b = dl.collate_fn([dl.dataset[i] for i in ids])
     except Exception: return None # a broken sample, or a loader with rules of its own: the training will tell
     return inputs_and_targets(dls, b)[1] or None

@@ -91,11 +91,18 @@ def _vocab(dls, n_classes):
 # %% ../../../nbs/analysis/report/table.ipynb #0fd3c84f
 _NEEDED = {'sample_id', 'is_label_issue', 'label_quality', 'given_label', 'suggested_label'}
 
+def _said_rate(report):
+    "One sentence"
+    low_high = ' to '.join(f'{o:.1%}' for o in report.interval)
+    by = '' if report.estimate is None else f', by {report.estimate.n} {report.estimate.source} labels'
+    return f'Estimated noise rate {report.noise_rate:.1%} ({low_high}{by}).'
+
 def _part_of(kind, *args, **kwargs):
     "A table as report where it has the columns of one"
     frame = pd.DataFrame(*args, **kwargs)
     return kind(frame) if _NEEDED <= set(frame.columns) else frame
 
+# %% ../../../nbs/analysis/report/table.ipynb #4417d15f
 class NoiseReport(pd.DataFrame):
     "One row per training sample. `noise_rate`, `interval`, `per_class`, `transition` and `source` sum it up"
     _metadata = ['learn', 'vocab', 'source', 'separates', 'estimate',
@@ -110,9 +117,7 @@ class NoiseReport(pd.DataFrame):
 
     def summary(self)->str:
         "The whole in two or three sentences"
-        n,low_high = len(self),' to '.join(f'{o:.1%}' for o in self.interval)
-        by = '' if self.estimate is None else f', by {self.estimate.n} {self.estimate.source} labels'
-        rate = f'Estimated noise rate {self.noise_rate:.1%} ({low_high}{by}).'
+        n,rate = len(self),_said_rate(self)
         if not self.separates:
             rest = 'Few may be wrong.' if self.estimate is None else rate
             return (f'{n} samples. No group of wrong labels stands out (by {self.source}): '
