@@ -14,6 +14,7 @@ from fastai.callback.core import Callback
 from .callback.also import ALSOCallback
 from .callback.bmm import BMMFilterCallback
 from .callback.confidence import TwoModelConfidenceCallback
+from .callback.elr import ELRCallback
 from .callback.knn import KNNCorrectionCallback
 from .callback.lilaw import LiLAWCallback
 from .core.registry import METHODS, Method, register_method

@@ -6,6 +6,7 @@ from fastnoisy.all import METHODS
 from fastnoisy.callback.also import ALSOCallback
 from fastnoisy.callback.bmm import BMMFilterCallback, evaluation_losses
 from fastnoisy.callback.confidence import TwoModelConfidenceCallback
+from fastnoisy.callback.elr import ELRCallback
 from fastnoisy.callback.knn import KNNCorrectionCallback
 from fastnoisy.callback.lilaw import LiLAWCallback
 from fastnoisy.core.method import MethodCallback
@@ -59,6 +60,7 @@ def with_truth(dls):
 def lilaw_moves(learn): return {'lilaw': learn.lilaw.state.params}
 def confidence_moves(learn): return {f'robust.{k}': v for k,v in learn.confidence.robust_model.state_dict().items()}
 def also_keeps(learn): return {'also': learn.also.pi.all()}
+def elr_keeps(learn): return {'targets': learn.elr.targets.all()}
 def confidence_keeps(learn): return {'mu': learn.confidence.mu}
 _classes = r"of the classes \['a', 'b', 'c'\], and now they are \['a', 'b', 'c', 'd'\]: use a new"
 _model = 'that of another model.*Use a new'
@@ -77,6 +79,7 @@ SETTINGS = {
                         keeps=also_keeps, settled=mixture_is_clear),
     'also+knn': Setting(lambda: dict(cbs=[also(), knn()]), ('weights', 'labels'),
                         keeps=also_keeps, other_classes=_classes),
+    'elr': Setting(lambda: dict(cbs=ELRCallback()), ('loss',), keeps=elr_keeps, other_classes=_classes),
     'confidence': Setting(lambda **options: dict(cbs=confidence(**options)), **_two, mixup='jsd=0'),
     'confidence:two': Setting(lambda **options: dict(cbs=confidence(jsd=0, correct_from=1, **options)), **_two),
     'confidence:single': Setting(lambda: dict(cbs=confidence(models=1)), ('weights', 'loss'), keeps=confidence_keeps),
