@@ -122,10 +122,10 @@ def _variant(text):
     except (TypeError, ValueError) as e: raise ValueError(f'method {text!r}: {e}') from e
     return Method(text, make, f'{method.summary}; {", ".join(options)}', method.paper, method.needs)
 
-def _make_all(methods):
+def _make_all(methods, model_maker=None):
     res = {}
     for m in methods:
-        made = m.make()
+        made = m.make_for(model_maker)
         res['cbs'] = [*res.get('cbs', []), *L(made.pop('cbs', None))]
         both = res.keys() & made.keys()
         if both:
