@@ -1011,6 +1011,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                   'fastnoisy/callback/co_teaching.py'),
                                                 'fastnoisy.callback.co_teaching.CoTeachingCallback.to_frame': ( 'callback/co_teaching.html#coteachingcallback.to_frame',
                                                                                                                 'fastnoisy/callback/co_teaching.py'),
+                                                'fastnoisy.callback.co_teaching._make': ( 'callback/co_teaching.html#_make',
+                                                                                          'fastnoisy/callback/co_teaching.py'),
                                                 'fastnoisy.callback.co_teaching._place_in_class': ( 'callback/co_teaching.html#_place_in_class',
                                                                                                     'fastnoisy/callback/co_teaching.py'),
                                                 'fastnoisy.callback.co_teaching.batch_share': ( 'callback/co_teaching.html#batch_share',

@@ -70,7 +70,7 @@ _model = 'that of another model.*Use a new'
 _two = dict(acts=('weights', 'loss'), moves=confidence_moves, keeps=confidence_keeps, other_classes=_model,
             text=lambda make_model: dict(robust_model=make_model(), view=None))
 _peers = dict(acts=('weights', 'loss'), moves=co_teaching_moves, keeps=co_teaching_keeps, other_classes=_model,
-              text=lambda make_model: dict(model_maker=make_model))
+              text=lambda make_model: dict(model_maker=make_model, noise_rate=.1)) # the rate of those texts
 
 SETTINGS = {
     'ce': Setting(dict),

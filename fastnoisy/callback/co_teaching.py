@@ -93,8 +93,10 @@ def guessed_rate(
 # %% ../../nbs/callback/co_teaching.ipynb #9e1d289a
 class CoTeachingCallback(MethodCallback):
     "Two networks choose for each other the samples with small losses (Han et al. 2018)"
-    name,priority,order = 'co_teaching',10,MethodCallback.order + .5 # the peer sees the labels that other methods put in force
+    name,priority = 'co_teaching',10
+    order = MethodCallback.order + .5 # the peer's pass comes when the other methods have done with the batch
     logged = 'noise_rate','forget_rate'
+    _stateattrs = ('peer_loss',) # of a batch, with its graph: it cannot be copied
     def __init__(self,
         noise_rate:float=None, # tau, share of wrong labels, in [0, 1); None: estimated. 0 = two plain trainings
         warmup=.1, # Plain training before the estimate; epochs, or a share of the fit. Not used where `noise_rate` is given
@@ -114,7 +116,8 @@ class CoTeachingCallback(MethodCallback):
         self.exponent,self.max_rate,self.balanced = exponent,max_rate,balanced
         self.model_maker,self.init,self.seed = model_maker,init,seed
         self.estimates = noise_rate is None
-        self.noise_rate,self.start = (math.nan, None) if self.estimates else (float(noise_rate), 0) # start: epoch at which the ramp begins
+        self.noise_rate = math.nan if self.estimates else float(noise_rate)
+        self.start = None if self.estimates else 0 # epoch at which the ramp begins
         self.forget_rate,self.n_epochs,self.n_steps = 0.,0,0
         self.kept = None
 
@@ -142,57 +145,66 @@ class CoTeachingCallback(MethodCallback):
             f'{MIN_LABELS} validation labels.')
         self.noise_rate = from_first(torch.tensor([rate or 0.], dtype=torch.float64)).item()
 
-    def batch_weights(self):
-        pred = self._peer_pred()
-        self.peer_loss = self.learn.sample.labels.losses(unmixed(self.learn.loss_func)[0], pred)
-        self.peer_weight = None
-        if not self.forget_rate: return None
-        weights,self.peer_weight = self._exchanged()
-        return weights
-
-    def _peer_pred(self):
-        "Logits of the peer, whose dropout does not draw from the streams of the training"
-        self.n_steps += 1
-        devices = list({p.device for p in self.peer.model.parameters() if p.is_cuda})
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(self.seed + self.n_steps*n_processes() + process_rank())
-            pred = class_logits(self.peer(self.learn))
-        if len(pred) != len(self.sample_loss): raise ValueError(
-            f'CoTeachingCallback: the peer network gave {len(pred)} predictions for {len(self.sample_loss)} samples, as with GJSLoss and its two views: leave one out.')
-        return pred
-
-    def _exchanged(self):
-        "Weights of the model's losses, and of the peer's, each (B,): what the other has chosen from the batch of all processes"
-        ids,own,other,classes = self.gather_batch(self.sample_loss, self.peer_loss, class_ids(self.yb[0]))
-        n = n_kept(len(ids), self.forget_rate)
-        by_model,by_peer = (small_loss(o, n, classes if self.balanced else None) for o in (own, other))
-        if not self.is_lr_find: self.kept.update(ids, (by_model.float() + by_peer.float())/2)
-        return tuple(self._own_part(ids, batch_share(o)) for o in (by_peer, by_model))
-
-    def _own_part(self, ids, weights):
-        if n_processes() == 1: return weights
-        return weights[(self.sample_ids[:,None] == ids).int().argmax(1)]
-
-    def batch_penalty(self):
-        if self.peer_weight is None: return self.peer_loss.mean()
-        return torch.where(self.peer_weight > 0, self.peer_weight*self.peer_loss, 0.).mean()
-
-    def after_train(self):
-        if self.is_lr_find: return
-        copy_from_first(self.peer.model.buffers())
-        self.n_epochs += 1
-
 # %% ../../nbs/callback/co_teaching.ipynb #79535d76
 @patch
-def label_quality(self:CoTeachingCallback)->np.ndarray: # (N,), in [0, 1], NaN = not seen; None while nothing has been left out
-    "How often each sample was chosen, the mean of both networks"
+def batch_weights(self:CoTeachingCallback):
+    pred = self._peer_pred()
+    losses = self.learn.sample.labels.losses(unmixed(self.learn.loss_func)[0], pred)
+    self.peer_loss = losses.mean()
+    if not self.forget_rate: return None
+    weights,of_peer = self._exchanged(losses)
+    self.peer_loss = torch.where(of_peer > 0, of_peer*losses, 0.).mean()
+    return weights
+
+@patch
+def batch_penalty(self:CoTeachingCallback):
+    loss,self.peer_loss = self.peer_loss,None
+    return loss
+
+@patch
+def _peer_pred(self:CoTeachingCallback):
+    "Logits of the peer, whose dropout does not draw from the streams of the training"
+    self.n_steps += 1
+    devices = list({p.device for p in self.peer.model.parameters() if p.is_cuda})
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(self.seed + self.n_steps*n_processes() + process_rank())
+        pred = class_logits(self.peer(self.learn))
+    if len(pred) == len(self.sample_loss): return pred
+    raise ValueError(f'CoTeachingCallback: the peer network gave {len(pred)} predictions for {len(self.sample_loss)} '
+                     'samples, as with GJSLoss and its two views: leave one of them out.')
+
+@patch
+def _exchanged(self:CoTeachingCallback, peer_losses):
+    "Weights of the model's losses and of the peer's, each (B,): what the other has chosen from the batch of all"
+    losses = torch.stack([self.sample_loss.float(), peer_losses.float()], 1)
+    ids,losses,classes = self.gather_batch(losses, class_ids(self.yb[0]))
+    n = n_kept(len(ids), self.forget_rate)
+    by_model,by_peer = (small_loss(o, n, classes if self.balanced else None) for o in losses.unbind(1))
+    if not self.is_lr_find: self.kept.update(ids, (by_model.float() + by_peer.float())/2)
+    return tuple(self._own_part(ids, batch_share(o)) for o in (by_peer, by_model))
+
+@patch
+def _own_part(self:CoTeachingCallback, ids, weights):
+    if n_processes() == 1: return weights
+    return weights[(self.sample_ids[:,None] == ids).int().argmax(1)]
+
+@patch
+def after_train(self:CoTeachingCallback):
+    if self.is_lr_find: return
+    copy_from_first(self.peer.model.buffers())
+    self.n_epochs += 1
+
+# %% ../../nbs/callback/co_teaching.ipynb #d64f062e
+@patch
+def label_quality(self:CoTeachingCallback)->np.ndarray: # (N,), in [0, 1], NaN = not seen
+    "How often each sample was chosen, the mean of both networks; None while nothing has been left out"
     if self.kept is None or not self.kept.seen.any(): return None
     return self.to_frame().label_quality.values
 
 @patch
 def to_frame(self:CoTeachingCallback)->pd.DataFrame:
-    "One row per sample: sample_id, seen (times there was a choice), label_quality (share of them in which it was chosen, low = suspicious)"
-    if self.kept is None or not self.n_epochs: raise ValueError('Nothing has been chosen yet: train for an epoch first.')
+    "One row per sample: sample_id, seen (times of a choice), label_quality (share in which it was chosen)"
+    if self.kept is None or not self.n_epochs: raise ValueError('No choice has been made yet: train for an epoch first.')
     return self.kept.to_frame(['label_quality'])
 
 _NUMBERS = 'noise_rate','start','forget_rate','n_epochs','n_steps'
@@ -206,12 +218,15 @@ def state_dict(self:CoTeachingCallback):
 def load_state_dict(self:CoTeachingCallback, sd):
     if self.kept is None: self.kept = self._table(len(sd['kept']['values']))
     self.kept.load_state_dict(sd['kept'])
-    if self.peer is None: self.peer = PeerNetwork(self.learn, self.model_maker, self.init, seed=self.seed, argument='model_maker',
-                                                  owner='CoTeachingCallback')
+    options = dict(seed=self.seed, argument='model_maker', owner='CoTeachingCallback')
+    if self.peer is None: self.peer = PeerNetwork(self.learn, self.model_maker, self.init, **options)
     self.peer.load_state_dict(sd['peer'], self.learn)
+    given = self.noise_rate
     for o in _NUMBERS: setattr(self, o, sd[o])
+    if not self.estimates: self.noise_rate = given
 
-# %% ../../nbs/callback/co_teaching.ipynb #d64f062e
-register_method('co-teaching', lambda model_maker=None, **options: dict(cbs=CoTeachingCallback(model_maker=model_maker, **options)),
-                'two networks choose for each other the samples with small losses',
-                'Han et al.: Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy Labels, NeurIPS 2018')
+# %% ../../nbs/callback/co_teaching.ipynb #2f239b52
+def _make(model_maker=None, **options): return dict(cbs=CoTeachingCallback(model_maker=model_maker, **options))
+
+_PAPER = 'Han et al.: Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy Labels, NeurIPS 2018'
+register_method('co-teaching', _make, 'two networks choose for each other the samples with small losses', _PAPER)

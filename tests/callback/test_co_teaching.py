@@ -154,8 +154,10 @@ def test_the_rate_is_estimated_after_the_warm_up_and_while_the_ramp_rises(monkey
 def test_nothing_can_be_told(monkeypatch):
     monkeypatch.setattr(co_teaching, 'guessed_rate', lambda *args: None)
     cb = CoTeachingCallback()
-    with pytest.warns(UserWarning, match='cannot tell how many labels are wrong') as seen: assert rates_of(cb, (4,)) == [0]*4
-    assert len([o for o in seen if 'CoTeaching' in str(o.message)]) == 1 and cb.noise_rate == 0 and cb.label_quality() is None
+    with pytest.warns(UserWarning, match='cannot tell how many labels are wrong') as seen:
+        assert rates_of(cb, (4,)) == [0]*4
+    assert len([o for o in seen if 'CoTeaching' in str(o.message)]) == 1
+    assert cb.noise_rate == 0 and cb.label_quality() is None
 
 def noisy_learner(rate, n_valid=300, cbs=None, n=900):
     "Blobs far apart, a share of both sets' labels wrong"
@@ -182,7 +184,8 @@ def test_guessed_rate(rate, n_valid):
 def test_guess_of_a_model_that_has_diverged():
     learn = noisy_learner(.3)
     for p in learn.model.parameters(): p.data.fill_(math.nan)
-    assert guessed_rate(learn) is None and mixture_rate(np.full(9, math.nan)) is None and mixture_rate(np.ones(9)) is None
+    assert guessed_rate(learn) is None
+    assert mixture_rate(np.full(9, math.nan)) is None and mixture_rate(np.ones(9)) is None
 
 def test_it_finds_the_wrong_labels():
     learn = noisy_learner(.3, cbs=CoTeachingCallback())
@@ -218,7 +221,8 @@ def test_the_benchmark_gives_it_a_network_of_its_own(method):
 # arguments
 
 @pytest.mark.parametrize('options, says', [
-    (dict(noise_rate=1.), r'noise_rate=1\.0: give a share in \[0, 1\)'), (dict(noise_rate='a'), "noise_rate='a'"), (dict(max_rate=1), 'max_rate=1'),
+    (dict(noise_rate=1.), r'noise_rate=1\.0: give a share in \[0, 1\)'), (dict(noise_rate='a'), "noise_rate='a'"),
+    (dict(max_rate=1), 'max_rate=1'),
     (dict(exponent=0), 'exponent=0: give a number > 0'), (dict(warmup=1.5), r'warmup=1\.5'), (dict(ramp=-1), 'ramp=-1'),
     (dict(init='ema'), "init='ema': give 'fresh' or 'copy'")])
 def test_bad_arguments(options, says):
@@ -234,4 +238,5 @@ def test_two_views_are_refused():
         order,run_valid = -10,False
         def before_batch(self): self.learn.xb = (torch.cat([self.x, self.x]),)
         def after_pred(self): self.learn.pred = self.pred[:len(self.y)]
-    with pytest.raises(ValueError, match='32 predictions for 16 samples'): fit(learner_of([CoTeachingCallback(), Doubles()]))
+    learn = learner_of([CoTeachingCallback(), Doubles()])
+    with pytest.raises(ValueError, match='32 predictions for 16 samples'): fit(learn)
