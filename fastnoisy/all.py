@@ -25,6 +25,7 @@ from .callback.also import ALSOCallback
 from .callback.dynamics import DynamicsCallback
 from .callback.knn import KNNCorrectionCallback
 from .callback.confidence import TwoModelConfidenceCallback
+from .callback.co_teaching import CoTeachingCallback
 from .callback.elr import ELRCallback
 from .callback.bmm import BMMFilterCallback
 from .core.method import MethodCallback

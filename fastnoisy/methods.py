@@ -13,6 +13,7 @@ from fastcore.foundation import L
 from fastai.callback.core import Callback
 from .callback.also import ALSOCallback
 from .callback.bmm import BMMFilterCallback
+from .callback.co_teaching import CoTeachingCallback
 from .callback.confidence import TwoModelConfidenceCallback
 from .callback.elr import ELRCallback
 from .callback.knn import KNNCorrectionCallback
@@ -125,10 +126,10 @@ def _variant(text):
     except (TypeError, ValueError) as e: raise ValueError(f'method {text!r}: {e}') from e
     return Method(text, make, f'{method.summary}; {", ".join(options)}', method.paper, method.needs)
 
-def _make_all(methods):
+def _make_all(methods, model_maker=None):
     res = {}
     for m in methods:
-        made = m.make()
+        made = m.make_for(model_maker)
         res['cbs'] = [*res.get('cbs', []), *L(made.pop('cbs', None))]
         both = res.keys() & made.keys()
         if both:

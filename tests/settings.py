@@ -5,6 +5,7 @@ import numpy as np, torch
 from fastnoisy.all import METHODS
 from fastnoisy.callback.also import ALSOCallback
 from fastnoisy.callback.bmm import BMMFilterCallback, evaluation_losses
+from fastnoisy.callback.co_teaching import CoTeachingCallback
 from fastnoisy.callback.confidence import TwoModelConfidenceCallback
 from fastnoisy.callback.elr import ELRCallback
 from fastnoisy.callback.knn import KNNCorrectionCallback
@@ -38,6 +39,7 @@ def also(**kwargs): return ALSOCallback(temperature=.5, horizon=1, **kwargs)
 def lilaw(**kwargs): return LiLAWCallback(warmup=0, lr=.5, **kwargs)
 def knn(**kwargs): return early(KNNCorrectionCallback, k=5, agreement=.5, **kwargs)
 def confidence(**kwargs): return TwoModelConfidenceCallback(**{'view': flipped, **kwargs})
+def co_teaching(**kwargs): return CoTeachingCallback(**{'noise_rate': .25, 'ramp': 0, 'init': 'copy', **kwargs})
 def flipped(x): return x.flip(-1)
 
 def loss_of_each(learn): return {'losses': torch.as_tensor(evaluation_losses(learn))}
@@ -59,6 +61,8 @@ def with_truth(dls):
 
 def lilaw_moves(learn): return {'lilaw': learn.lilaw.state.params}
 def confidence_moves(learn): return {f'robust.{k}': v for k,v in learn.confidence.robust_model.state_dict().items()}
+def co_teaching_moves(learn): return {f'peer.{k}': v for k,v in learn.co_teaching.peer.model.state_dict().items()}
+def co_teaching_keeps(learn): return {'kept': learn.co_teaching.kept.values}
 def also_keeps(learn): return {'also': learn.also.pi.all()}
 def elr_keeps(learn): return {'targets': learn.elr.targets.all()}
 def confidence_keeps(learn): return {'mu': learn.confidence.mu}
@@ -66,6 +70,8 @@ _classes = r"of the classes \['a', 'b', 'c'\], and now they are \['a', 'b', 'c',
 _model = 'that of another model.*Use a new'
 _two = dict(acts=('weights', 'loss'), moves=confidence_moves, keeps=confidence_keeps, other_classes=_model,
             text=lambda make_model: dict(robust_model=make_model(), view=None))
+_peers = dict(acts=('weights', 'loss'), moves=co_teaching_moves, keeps=co_teaching_keeps, other_classes=_model,
+              text=lambda make_model: dict(model_maker=make_model, noise_rate=.1)) # the rate of those texts
 
 SETTINGS = {
     'ce': Setting(dict),
@@ -83,6 +89,7 @@ SETTINGS = {
     'confidence': Setting(lambda **options: dict(cbs=confidence(**options)), **_two, mixup='jsd=0'),
     'confidence:two': Setting(lambda **options: dict(cbs=confidence(jsd=0, correct_from=1, **options)), **_two),
     'confidence:single': Setting(lambda: dict(cbs=confidence(models=1)), ('weights', 'loss'), keeps=confidence_keeps),
+    'co-teaching': Setting(lambda **options: dict(cbs=co_teaching(**options)), **_peers), # a copy: classes have no order
 }
 
 # more ways to use a method, for the batteries about state: resume and several processes
@@ -97,6 +104,8 @@ VARIANTS = {
     'shifts': Setting(lambda: dict(cbs=confidence(view=None)), **_two, data=with_images, processes=False),
     'filter': Setting(lambda: dict(cbs=knn(action='filter')), ('weights',)),
     'soft': Setting(lambda: dict(cbs=[also(), knn(soft=True)]), ('weights', 'labels')),
+    'fresh': Setting(lambda: dict(cbs=co_teaching(init='fresh')), **_peers),
+    'balanced': Setting(lambda: dict(cbs=co_teaching(init='fresh', balanced=True)), **_peers),
     'lilaw+also': Setting(lambda: dict(cbs=[lilaw(meta_every=2), also()]), ('weights',), moves=lilaw_moves),
 }
 

@@ -159,7 +159,7 @@ def train_one(
     chosen = as_method(method)
     set_seed(seed)
     dls.train.rng = random.Random(seed)
-    made = chosen.make()
+    made = chosen.make_for(make_model)
     cbs = [BestValid(), ThreadChoice(), *L(cbs), *L(made.pop('cbs', None))]
     kwargs = {'loss_func': CrossEntropyLossFlat(), **kwargs, **made}
     learn = Learner(dls, make_model(), cbs=cbs, metrics=[accuracy, *L(metrics)], **kwargs)

@@ -66,7 +66,7 @@ def _start(learn, model, init, seed, argument):
     "The network as it starts"
     if isinstance(model, nn.Module): return model
     if model is not None: # a function that makes one
-        with isolated_rng(seed): return model()
+        with isolated_rng(_FRESH + seed): return model()
     model = copied(get_model(learn.model), argument)
     if init != 'fresh': return model
     groups = learn.splitter(model)

@@ -7,6 +7,7 @@ __all__ = ['METHODS', 'Method', 'register_method']
 
 # %% ../../nbs/core/registry.ipynb #1b10dbbd
 from dataclasses import dataclass
+from inspect import signature
 
 # %% ../../nbs/core/registry.ipynb #e66ada73
 @dataclass(frozen=True)
@@ -17,6 +18,12 @@ class Method:
     summary:str # One line
     paper:str='' # Where it comes from
     needs:str='' # What it cannot do without, such as images
+
+    def make_for(self,
+        model_maker, # Function without arguments to a new model, or None
+    )->dict:
+        "What `make` gives; a method whose `make` takes a `model_maker` begins its second network with it"
+        return self.make(model_maker=model_maker) if 'model_maker' in signature(self.make).parameters else self.make()
 
 METHODS = {}
 

@@ -289,6 +289,13 @@ def test_a_fresh_peer_of_a_split_model_keeps_the_body():
     peer = PeerNetwork(learn, init='fresh')
     assert torch.equal(peer.model[0].weight, learn.model[0].weight) and not torch.equal(peer.model[4].weight, learn.model[4].weight)
 
+def test_a_peer_that_is_made_is_not_the_model_that_was_made_with_seed_0():
+    def make(): return torch.nn.Linear(4, 3)
+    torch.manual_seed(0)
+    learn = blob_learner()
+    learn.model = make()
+    assert not torch.equal(PeerNetwork(learn, make).model.weight, learn.model.weight)
+
 def test_an_average_follows_the_model():
     "Weights after each step, averaged by hand"
     path = []
