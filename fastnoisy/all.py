@@ -43,3 +43,12 @@ from .benchmark.runner import run_grid
 from .benchmark.tables import grid_report
 from .benchmark.train import run_one
 __all__ = [o for o in globals() if not o.startswith('_')]
+
+def __getattr__(name):
+    "Names of version 0.1 that are in their modules now"
+    import importlib, warnings
+    from fastnoisy._modidx import d
+    module = next((m for m,names in d['syms'].items() if f'{m}.{name}' in names), None)
+    if module is None or name.startswith('_'): raise AttributeError(f'fastnoisy.all has no {name!r}: see CHANGELOG.md')
+    warnings.warn(f'{name} is in {module} now; fastnoisy.all does without it from version 0.3 on.', FutureWarning, stacklevel=2)
+    return getattr(importlib.import_module(module), name)

@@ -10,7 +10,7 @@ import numpy as np
 from fastai.callback.core import Callback
 from sklearn.metrics import average_precision_score, roc_auc_score
 from ..core.predict import predict
-from ..core.quality import ask, methods_that_answer
+from ..core.quality import answers, ask, methods_that_answer
 
 # %% ../../nbs/analysis/detection.ipynb #8c035c9f
 def _suspicion_of(method, n):
@@ -28,7 +28,8 @@ def signals(
 )->dict: # Name of the signal -> (N,), high = suspicious
     "All that the methods say about the labels of the training samples; the model's losses where none speaks"
     n = len(learn.dls.train.dataset)
-    res = {k: v for m in methods_that_answer(learn, 'label_quality') for k,v in _signals_of(m, n).items()}
+    methods = [m for m in learn.cbs if hasattr(type(m), 'signals') or answers(m, 'label_quality')]
+    res = {k: v for m in methods for k,v in _signals_of(m, n).items()}
     return res or dict(loss=predict(learn).losses.numpy())
 
 def suspicion(

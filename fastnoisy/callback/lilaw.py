@@ -17,6 +17,7 @@ from ..analysis.training_dynamics import Score, register_score
 from ..core.checks import require
 from ..core.loaders import RandomBatches, batch_size, inputs_and_targets
 from ..core.modules import forward_aside, same_autocast
+from ..core.predict import predict
 from ..core.method import MethodCallback
 from ..core.sample_loss import class_ids, class_logits, sample_losses, unmixed
 from ..core.registry import register_method
@@ -326,6 +327,15 @@ def state_dict(self:LiLAWCallback): return dict(self.state.state_dict(), n_epoch
 def load_state_dict(self:LiLAWCallback, sd):
     self.n_epochs,self.n_steps = sd['n_epochs'],sd['n_steps']
     self.state.load_state_dict(sd)
+
+@patch
+def signals(self:LiLAWCallback)->dict: # 'W_alpha', 'W_beta', 'W_delta' and their sum 'W' -> (N,), high = suspicious
+    "The weights of the paper's Table 16, by one pass over the training samples"
+    said = predict(self.learn)
+    params = self.state.params.cpu()
+    terms = terms_at(*difficulty(class_logits(said.logits).softmax(1), class_ids(said.targets)), *params.unbind()).numpy()
+    alpha,beta,delta = terms.T
+    return dict(W_alpha=-alpha, W_beta=beta, W_delta=delta, W=-terms.sum(1))
 
 @patch
 def plot(self:LiLAWCallback, figsize=(5, 3)):

@@ -69,4 +69,4 @@ def test_a_callback_alone(name, copied):
 def test_the_report_of_a_copy():
     learn = trained('dynamics')
     for o in (copy.deepcopy(learn), pickled(learn)):
-        assert o.noise_report().source == 'running_loss' and o.dynamics.signals().keys() == learn.dynamics.signals().keys()
+        assert o.noise_report().source == 'dynamics' and o.dynamics.signals().keys() == learn.dynamics.signals().keys()

@@ -215,7 +215,7 @@ def test_normalised_weights_have_mean_one():
     learn.fit(1, 1e-2, cbs=See())
     assert seen == pytest.approx([1.]*6)
 
-@pytest.mark.parametrize('kwargs, words', [(dict(meta='bilevel'), "meta=bilevel.*'direct' or 'hypergradient'"), (dict(meta_of='tail'), "meta_of=tail.*'all' or 'head'")])
+@pytest.mark.parametrize('kwargs, words', [(dict(meta='bilevel'), "meta=.bilevel.*'direct' or 'hypergradient'"), (dict(meta_of='tail'), "meta_of=.tail.*'all' or 'head'")])
 def test_errors(kwargs, words):
     with pytest.raises(ValueError, match=words): LiLAWCallback(**kwargs)
 
