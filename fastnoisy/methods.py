@@ -14,8 +14,10 @@ from fastai.callback.core import Callback
 from .callback.also import ALSOCallback
 from .callback.bmm import BMMFilterCallback
 from .callback.confidence import TwoModelConfidenceCallback
+from .callback.divide_mix import DivideMixCallback
 from .callback.knn import KNNCorrectionCallback
 from .callback.lilaw import LiLAWCallback
+from .callback.m_correction import MCorrectionCallback
 from .core.registry import METHODS, Method, register_method
 from .losses import *
 from .core.views import shifted
