@@ -7,8 +7,10 @@ from fastnoisy.all import METHODS
 from fastnoisy.callback.also import ALSOCallback
 from fastnoisy.callback.bmm import BMMFilterCallback, evaluation_losses
 from fastnoisy.callback.confidence import TwoModelConfidenceCallback
+from fastnoisy.callback.divide_mix import DivideMixCallback
 from fastnoisy.callback.knn import KNNCorrectionCallback
 from fastnoisy.callback.lilaw import LiLAWCallback
+from fastnoisy.callback.m_correction import MCorrectionCallback
 from fastnoisy.core.method import MethodCallback
 from fastnoisy.noise.label_noise import LabelNoise
 
@@ -28,6 +30,7 @@ class Setting:
     other_classes:str='' # What its refusal of other classes and another model between two fits says; '' = it goes on
     text:callable=lambda make_model: {} # Function that makes a model of texts, which cannot be copied -> options of `make` for it
     processes:bool=True # Do several processes give what one gives? Not with random numbers of their own
+    fresh:bool=False # Has it a network whose weights are drawn, so that classes with other ids give another training?
     dynamics:bool=True # Can `DynamicsCallback` look at its predictions?
 
 def early(cls, *args, **kwargs):
@@ -38,6 +41,8 @@ def also(**kwargs): return ALSOCallback(temperature=.5, horizon=1, **kwargs)
 def lilaw(**kwargs): return LiLAWCallback(warmup=0, lr=.5, **kwargs)
 def knn(**kwargs): return early(KNNCorrectionCallback, k=5, agreement=.5, **kwargs)
 def confidence(**kwargs): return TwoModelConfidenceCallback(**{'view': flipped, **kwargs})
+def divide_mix(**kwargs): return DivideMixCallback(warmup=1, by=.8, **kwargs)
+def m_correction(**kwargs): return MCorrectionCallback(warmup=1, **{'by': .8, **kwargs})
 def flipped(x): return x.flip(-1)
 
 def loss_of_each(learn): return {'losses': torch.as_tensor(evaluation_losses(learn))}
@@ -59,6 +64,7 @@ def with_truth(dls):
 
 def lilaw_moves(learn): return {'lilaw': learn.lilaw.state.params}
 def confidence_moves(learn): return {f'robust.{k}': v for k,v in learn.confidence.robust_model.state_dict().items()}
+def divide_mix_moves(learn): return {f'peer.{k}': v for k,v in learn.divide_mix.peer.model.state_dict().items()}
 def also_keeps(learn): return {'also': learn.also.pi.all()}
 def confidence_keeps(learn): return {'mu': learn.confidence.mu}
 _classes = r"of the classes \['a', 'b', 'c'\], and now they are \['a', 'b', 'c', 'd'\]: use a new"
@@ -78,6 +84,9 @@ SETTINGS = {
                         keeps=also_keeps, settled=mixture_is_clear),
     'also+knn': Setting(lambda: dict(cbs=[also(), knn()]), ('weights', 'labels'),
                         keeps=also_keeps, other_classes=_classes),
+    'divide-mix': Setting(lambda **options: dict(cbs=divide_mix(**options)), ('loss',), moves=divide_mix_moves, other_classes=_model, mixup='leave MixUp and',
+                          text=lambda make_model: dict(peer=make_model()), processes=False, fresh=True),
+    'm-correction': Setting(lambda: dict(cbs=m_correction()), ('labels', 'loss'), other_classes=_classes),
     'confidence': Setting(lambda **options: dict(cbs=confidence(**options)), **_two, mixup='jsd=0'),
     'confidence:two': Setting(lambda **options: dict(cbs=confidence(jsd=0, correct_from=1, **options)), **_two),
     'confidence:single': Setting(lambda: dict(cbs=confidence(models=1)), ('weights', 'loss'), keeps=confidence_keeps),
@@ -95,6 +104,8 @@ VARIANTS = {
     'shifts': Setting(lambda: dict(cbs=confidence(view=None)), **_two, data=with_images, processes=False),
     'filter': Setting(lambda: dict(cbs=knn(action='filter')), ('weights',)),
     'soft': Setting(lambda: dict(cbs=[also(), knn(soft=True)]), ('weights', 'labels')),
+    'unlabelled': Setting(lambda: dict(cbs=divide_mix(lambda_u=1.)), ('loss',), moves=divide_mix_moves, processes=False),
+    'm-soft': Setting(lambda: dict(cbs=m_correction(kind='soft')), ('labels', 'loss')),
     'lilaw+also': Setting(lambda: dict(cbs=[lilaw(meta_every=2), also()]), ('weights',), moves=lilaw_moves),
 }
 

@@ -11,10 +11,10 @@ from numbers import Real
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from ..analysis.splitter import has_two_modes, split_clean
-from .divide_mix import class_shares
+from .divide_mix import class_shares, one_hot
+from ..core.checkpoint import class_names
 from ..core.checks import require
 from ..core.method import MethodCallback
 from ..core.mixing import prior_divergence
@@ -34,16 +34,16 @@ def bootstrapped(
     kind:str='hard', # 'hard': the predicted class; 'soft': the predicted probabilities
 )->Tensor: # (N, K), rows sum to 1
     "The given label, and in its place the prediction as far as the label is probably wrong (eq. 8 and 9)"
-    k,w = probs.shape[1],p_noisy.nan_to_num(0.)[:,None].to(probs)
-    said = F.one_hot(probs.argmax(1), k) if kind == 'hard' else probs
-    return torch.where(w > 0, (1 - w)*F.one_hot(given.clamp(min=0), k) + w*said, F.one_hot(given.clamp(min=0), k))
+    label,w = one_hot(given.clamp(min=0), probs),p_noisy.nan_to_num(0.)[:,None].to(probs)
+    said = one_hot(probs.argmax(1), probs) if kind == 'hard' else probs
+    return torch.where(w > 0, (1 - w)*label + w*said, label)
 
 # %% ../../nbs/callback/m_correction.ipynb #8f62c7e6
 class MCorrectionCallback(MethodCallback):
     "Replace each label by the prediction as far as it is probably wrong, by a mixture of the losses (Arazo et al. 2019)"
     name,priority = 'm_correction',24
     def __init__(self,
-        warmup:float=.35, # Epochs of plain training, >= 1, counted over all fits; or a share of the fit's epochs, in (0, 1)
+        warmup:float=.1, # Epochs of plain training, >= 1, counted over all fits; or a share of the fit's epochs, in (0, 1)
         kind:str='hard', # 'hard': towards the predicted class; 'soft': towards the predicted probabilities
         penalty:float=1., # Weight of the divergence from the class prior, >= 0
         by='beta', # How losses are split, see `split_clean`
@@ -55,11 +55,15 @@ class MCorrectionCallback(MethodCallback):
         self.n_epochs,self.p_noisy,self.separates,self.in_force = 0,None,False,None
 
     def begin_fit(self):
-        n = len(self.dls.train.dataset)
-        if self.p_noisy is not None and len(self.p_noisy) != n: raise ValueError(
-            f'The corrected labels are those of {len(self.p_noisy)} samples, but the training set now has {n}: use a new MCorrectionCallback.')
-        self._first,self._looks,self._corrected = phase_epochs(self.warmup, self.learn.n_epoch),0,0
+        self._check_data(len(self.dls.train.dataset), class_names(self.dls))
+        self._first,self._looks = phase_epochs(self.warmup, self.learn.n_epoch),0
         self.on_fit_end(self._warn)
+
+    def _check_data(self, n, names):
+        remedy = 'use a new MCorrectionCallback for another training set'
+        if self.p_noisy is None: self.names = names
+        elif len(self.p_noisy) != n: raise ValueError(f'The labels are of {len(self.p_noisy)} training samples, and now there are {n}: {remedy}.')
+        elif names != self.names: raise ValueError(f'The labels are of the classes {self.names}, and now they are {names}: {remedy}.')
 
     def before_train(self):
         "What the batches need, on the device of the model; None as long as all labels are the given ones"
@@ -78,15 +82,16 @@ class MCorrectionCallback(MethodCallback):
         if self.n_epochs >= self._first: self._look()
 
     def _look(self):
-        found = predict(self.learn)
-        self.given,probs = class_ids(found.targets),class_logits(found.logits).softmax(1)
+        "Correct the labels; where the losses form one group, an earlier correction stays"
+        found,self._looks = predict(self.learn),self._looks + 1
+        separate = has_two_modes(found.losses, self.by)
+        if self.separates and not separate: return
+        self.given,probs,self.separates = class_ids(found.targets),class_logits(found.logits).softmax(1),separate
         self.p_noisy = 1 - torch.from_numpy(split_clean(found.losses, self.by)).float()
         self.labels,self.prior = bootstrapped(self.given, probs, self.p_noisy, self.kind),class_shares(self.given, probs.shape[1])
-        self.separates = has_two_modes(found.losses, self.by)
-        self._looks,self._corrected = self._looks + 1,self._corrected + self.separates
 
     def _warn(self):
-        if self._looks and not self._corrected and not self.is_lr_find: warnings.warn(
+        if self._looks and not self.separates: warnings.warn(
             'MCorrectionCallback: the losses never formed two groups, so no label was corrected. Train longer, or lower the learning rate; '
             'or perhaps hardly any label is wrong.')
 
@@ -111,7 +116,7 @@ class MCorrectionCallback(MethodCallback):
 
     def state_dict(self):
         if self.p_noisy is None: return dict(n_epochs=self.n_epochs)
-        return {o: getattr(self, o) for o in ('n_epochs', 'p_noisy', 'separates', 'given', 'labels', 'prior')}
+        return {o: getattr(self, o) for o in ('n_epochs', 'p_noisy', 'separates', 'given', 'labels', 'prior', 'names')}
 
     def load_state_dict(self, sd):
         if 'p_noisy' not in sd: self.p_noisy,self.separates = None,False
