@@ -1,12 +1,13 @@
 "DivideMix: the formulas by hand, limit cases, two networks, and what happens where there is nothing to divide."
 import warnings
+from copy import deepcopy
 import numpy as np, pytest, torch
 import torch.nn.functional as F
 from fastai.basics import Callback, CrossEntropyLossFlat, SGD
 from fastai.callback.training import GradientAccumulation
 from fastnoisy.callback.dynamics import DynamicsCallback
-from fastnoisy.callback.divide_mix import (VIEWS, DivideMixCallback, can_blend, class_shares, labelled_part, mean_probs, one_hot,
-                                           refined_labels, unlabelled_loss)
+from fastnoisy.callback.divide_mix import (VIEWS, DivideMixCallback, can_blend, class_shares, labelled_part,
+                                           mean_probs, one_hot, refined_labels, unlabelled_loss)
 from helpers import LR, N, linear, make, make_dls, weights_of
 from settings import divide_mix
 
@@ -89,7 +90,7 @@ def test_a_step_is_cross_entropy_on_refined_labels():
     class ByHand(Callback):
         order,run_valid = -50,False
         def before_batch(self):
-            if not steps: steps.append([{k: v.clone() for k,v in m.state_dict().items()} for m in (self.model, cb.peer.model)])
+            if not steps: steps.append([deepcopy(m.state_dict()) for m in (self.model, cb.peer.model)])
     draws,own_draw = [],DivideMixCallback._draw
     def noted(self, stream):
         draws.append(own_draw(self, stream))
@@ -141,8 +142,11 @@ def test_networks_differ_and_both_learn():
     with torch.no_grad(): accuracies = [(m(x).argmax(1) == y).float().mean() for m in networks]
     assert min(accuracies) > .9 and not torch.equal(*map(weights_of, networks))
 
-@pytest.mark.parametrize('options', [dict(p_threshold=1.), dict(p_threshold=0.), dict(alpha=0.), dict(temperature=.01), dict(lambda_u=25.), dict(min_per_class=50)])
-def test_ends_of_the_knobs(options): assert weights_of(fitted(divide_mix(**options), n=3).model).isfinite().all()
+ENDS = [('p_threshold', 1.), ('p_threshold', 0.), ('alpha', 0.), ('temperature', .01), ('lambda_u', 25.), ('min_per_class', 50)]
+
+@pytest.mark.parametrize('name, value', ENDS)
+def test_ends_of_the_knobs(name, value):
+    assert weights_of(fitted(divide_mix(**{name: value}), n=3).model).isfinite().all()
 
 def test_a_class_with_one_sample():
     dls = make_dls()
@@ -161,7 +165,8 @@ def test_where_nothing_separates_training_is_plain_and_one_warning_says_so():
     plain.fit(4, LR)
     assert torch.equal(weights_of(learn.model), weights_of(plain.model))
     cb = learn.divide_mix
-    assert cb.noise_probability() is None and cb.label_quality() is None and cb.suggested_labels() is None and not cb.to_frame().is_label_issue.any()
+    assert cb.noise_probability() is None and cb.label_quality() is None and cb.suggested_labels() is None
+    assert not cb.to_frame().is_label_issue.any()
 
 def test_an_earlier_division_stays():
     learn = fitted(divide_mix(), n=2)
@@ -189,26 +194,28 @@ def test_accumulated_steps_of_both_networks():
     learn.fit(2, LR)
     assert len(steps) == 4
 
-def test_gradients_of_dropout_and_norm(): assert weights_of(fitted(divide_mix(), n=3, model=linear(norm=True, dropout=.3)).model).isfinite().all()
+def test_dropout_and_norm():
+    assert weights_of(fitted(divide_mix(), n=3, model=linear(norm=True, dropout=.3)).model).isfinite().all()
 
 def test_guessing_leaves_running_statistics_alone():
     "One training pass per network and step"
     learn = fitted(divide_mix(), n=2, model=linear(norm=True))
-    before = [m[2].num_batches_tracked.item() for m in (learn.model, learn.divide_mix.peer.model)]
+    def steps(): return np.array([m[2].num_batches_tracked.item() for m in (learn.model, learn.divide_mix.peer.model)])
+    before = steps()
     learn.fit(1, LR)
-    assert [m[2].num_batches_tracked.item() - o for m,o in zip((learn.model, learn.divide_mix.peer.model), before)] == [4, 4]
+    assert (steps() - before).tolist() == [4, 4]
 
 # errors
 
-@pytest.mark.parametrize('options, says', [
-    (dict(warmup=1.5), 'warmup=1.5'), (dict(warmup=0), 'warmup=0'), (dict(lambda_u=-1), 'lambda_u=-1'), (dict(temperature=0), 'temperature=0'),
-    (dict(alpha=-1), 'alpha=-1'), (dict(p_threshold=2), 'p_threshold=2'), (dict(penalty=-1), 'penalty=-1'), (dict(min_per_class=0), 'min_per_class=0')])
-def test_arguments(options, says):
-    with pytest.raises(ValueError, match=says): DivideMixCallback(**options)
+@pytest.mark.parametrize('name, value', [
+    ('warmup', 1.5), ('warmup', 0), ('lambda_u', -1), ('temperature', 0), ('alpha', -1), ('p_threshold', 2),
+    ('penalty', -1), ('min_per_class', 0)])
+def test_arguments(name, value):
+    with pytest.raises(ValueError, match=f'{name}={value}'): DivideMixCallback(**{name: value})
 
 def test_several_processes_are_refused(monkeypatch):
     monkeypatch.setattr('fastnoisy.callback.divide_mix.n_processes', lambda: 2)
-    with pytest.raises(ValueError, match='DivideMixCallback draws samples of its own and cannot be used in several processes'): fitted(divide_mix())
+    with pytest.raises(ValueError, match='DivideMixCallback .* cannot be used in several processes'): fitted(divide_mix())
 
 def test_another_training_set():
     learn = fitted(divide_mix())
