@@ -7,7 +7,7 @@ from fastai.basics import Callback, CrossEntropyLossFlat, SGD
 from fastai.callback.training import GradientAccumulation
 from fastnoisy.callback.dynamics import DynamicsCallback
 from fastnoisy.callback.divide_mix import (VIEWS, DivideMixCallback, can_blend, class_shares, labelled_part,
-                                           mean_probs, one_hot, refined_labels, unlabelled_loss)
+                                           mean_probs, one_hot, refined_labels, unlabelled_mse)
 from helpers import LR, N, linear, make, make_dls, weights_of
 from settings import divide_mix
 
@@ -27,10 +27,10 @@ def test_guesses_are_the_mean_of_networks_and_views():
     each = [z.softmax(-1) for net in logits for z in (net[:3], net[3:])]
     torch.testing.assert_close(mean_probs(logits, 2), sum(each)/4)
 
-def test_unlabelled_loss():
+def test_unlabelled_mse():
     p = torch.rand(4, 3).softmax(1)
-    assert unlabelled_loss(p, p) == 0
-    assert unlabelled_loss(torch.eye(3)[[0]], torch.eye(3)[[1]]) == pytest.approx(2/3)
+    assert unlabelled_mse(p, p) == 0
+    assert unlabelled_mse(torch.eye(3)[[0]], torch.eye(3)[[1]]) == pytest.approx(2/3)
 
 @pytest.mark.parametrize('threshold, n', [(0., 6), (.5, 3), (1., 1)])
 def test_threshold_from_end_to_end(threshold, n):
@@ -142,7 +142,8 @@ def test_networks_differ_and_both_learn():
     with torch.no_grad(): accuracies = [(m(x).argmax(1) == y).float().mean() for m in networks]
     assert min(accuracies) > .9 and not torch.equal(*map(weights_of, networks))
 
-ENDS = [('p_threshold', 1.), ('p_threshold', 0.), ('alpha', 0.), ('temperature', .01), ('lambda_u', 25.), ('min_per_class', 50)]
+ENDS = [('p_threshold', 1.), ('p_threshold', 0.), ('alpha', 0.), ('temperature', .01), ('lambda_u', 25.),
+        ('min_per_class', 50)]
 
 @pytest.mark.parametrize('name, value', ENDS)
 def test_ends_of_the_knobs(name, value):
@@ -215,7 +216,7 @@ def test_arguments(name, value):
 
 def test_several_processes_are_refused(monkeypatch):
     monkeypatch.setattr('fastnoisy.callback.divide_mix.n_processes', lambda: 2)
-    with pytest.raises(ValueError, match='DivideMixCallback .* cannot be used in several processes'): fitted(divide_mix())
+    with pytest.raises(ValueError, match='cannot be used in several processes'): fitted(divide_mix())
 
 def test_another_training_set():
     learn = fitted(divide_mix())

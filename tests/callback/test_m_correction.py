@@ -54,7 +54,8 @@ def test_what_is_put_in_force():
     class Spy(Callback):
         order,run_valid = 20,False
         def after_loss(self):
-            seen.append((self.sample_ids, self.pred.detach(), self.learn.sample.labels.soft, self.learn.loss_grad.item()))
+            soft = self.learn.sample.labels.soft
+            seen.append((self.sample_ids, self.pred.detach(), soft, self.learn.loss_grad.item()))
     learn = fitted(m_correction(), n=1)
     cb = learn.m_correction
     labels,prior = cb.labels.clone(),cb.prior
