@@ -20,7 +20,9 @@ from .models import small_cnn
 from .losses import (ActivePassiveLoss, AlphaFocalLoss, BootstrappingLoss, CELoss, GCELoss, GJSLoss, JSLoss,
                               MAELoss, NCELoss, NCEMAELoss, NCERCELoss, NFLMAELoss, NFLRCELoss, SCELoss)
 # callbacks
+from .callback.divide_mix import DivideMixCallback
 from .callback.lilaw import LiLAWCallback
+from .callback.m_correction import MCorrectionCallback
 from .callback.also import ALSOCallback
 from .callback.dynamics import DynamicsCallback
 from .callback.knn import KNNCorrectionCallback

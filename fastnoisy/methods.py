@@ -16,8 +16,10 @@ from .callback.bmm import BMMFilterCallback
 from .callback.co_teaching import CoTeachingCallback
 from .callback.confidence import TwoModelConfidenceCallback
 from .callback.elr import ELRCallback
+from .callback.divide_mix import DivideMixCallback
 from .callback.knn import KNNCorrectionCallback
 from .callback.lilaw import LiLAWCallback
+from .callback.m_correction import MCorrectionCallback
 from .core.registry import METHODS, Method, register_method
 from .losses import *
 from .core.views import shifted

@@ -8,8 +8,10 @@ from fastnoisy.callback.bmm import BMMFilterCallback, evaluation_losses
 from fastnoisy.callback.co_teaching import CoTeachingCallback
 from fastnoisy.callback.confidence import TwoModelConfidenceCallback
 from fastnoisy.callback.elr import ELRCallback
+from fastnoisy.callback.divide_mix import DivideMixCallback
 from fastnoisy.callback.knn import KNNCorrectionCallback
 from fastnoisy.callback.lilaw import LiLAWCallback
+from fastnoisy.callback.m_correction import MCorrectionCallback
 from fastnoisy.core.method import MethodCallback
 from fastnoisy.noise.label_noise import LabelNoise
 
@@ -29,6 +31,7 @@ class Setting:
     other_classes:str='' # What its refusal of other classes and another model between two fits says; '' = it goes on
     text:callable=lambda make_model: {} # Function that makes a model of texts, which cannot be copied -> options of `make` for it
     processes:bool=True # Do several processes give what one gives? Not with random numbers of their own
+    fresh:bool=False # Has it a network whose weights are drawn, so that classes with other ids give another training?
     dynamics:bool=True # Can `DynamicsCallback` look at its predictions?
 
 def early(cls, *args, **kwargs):
@@ -40,6 +43,8 @@ def lilaw(**kwargs): return LiLAWCallback(warmup=0, lr=.5, **kwargs)
 def knn(**kwargs): return early(KNNCorrectionCallback, k=5, agreement=.5, **kwargs)
 def confidence(**kwargs): return TwoModelConfidenceCallback(**{'view': flipped, **kwargs})
 def co_teaching(**kwargs): return CoTeachingCallback(**{'noise_rate': .25, 'ramp': 0, 'init': 'copy', **kwargs})
+def divide_mix(**kwargs): return DivideMixCallback(warmup=1, by=.8, **kwargs)
+def m_correction(**kwargs): return MCorrectionCallback(warmup=1, **{'by': .8, **kwargs})
 def flipped(x): return x.flip(-1)
 
 def loss_of_each(learn): return {'losses': torch.as_tensor(evaluation_losses(learn))}
@@ -63,6 +68,7 @@ def lilaw_moves(learn): return {'lilaw': learn.lilaw.state.params}
 def confidence_moves(learn): return {f'robust.{k}': v for k,v in learn.confidence.robust_model.state_dict().items()}
 def co_teaching_moves(learn): return {f'peer.{k}': v for k,v in learn.co_teaching.peer.model.state_dict().items()}
 def co_teaching_keeps(learn): return {'kept': learn.co_teaching.kept.values}
+def divide_mix_moves(learn): return {f'peer.{k}': v for k,v in learn.divide_mix.peer.model.state_dict().items()}
 def also_keeps(learn): return {'also': learn.also.pi.all()}
 def elr_keeps(learn): return {'targets': learn.elr.targets.all()}
 def confidence_keeps(learn): return {'mu': learn.confidence.mu}
@@ -86,6 +92,10 @@ SETTINGS = {
     'also+knn': Setting(lambda: dict(cbs=[also(), knn()]), ('weights', 'labels'),
                         keeps=also_keeps, other_classes=_classes),
     'elr': Setting(lambda: dict(cbs=ELRCallback()), ('loss',), keeps=elr_keeps, other_classes=_classes),
+    'divide-mix': Setting(lambda **options: dict(cbs=divide_mix(**options)), ('loss',), moves=divide_mix_moves,
+                          other_classes=_model, mixup='leave MixUp and', processes=False, fresh=True,
+                          text=lambda make_model: dict(peer=make_model())),
+    'm-correction': Setting(lambda: dict(cbs=m_correction()), ('labels', 'loss'), other_classes=_classes),
     'confidence': Setting(lambda **options: dict(cbs=confidence(**options)), **_two, mixup='jsd=0'),
     'confidence:two': Setting(lambda **options: dict(cbs=confidence(jsd=0, correct_from=1, **options)), **_two),
     'confidence:single': Setting(lambda: dict(cbs=confidence(models=1)), ('weights', 'loss'), keeps=confidence_keeps),
@@ -106,6 +116,9 @@ VARIANTS = {
     'soft': Setting(lambda: dict(cbs=[also(), knn(soft=True)]), ('weights', 'labels')),
     'fresh': Setting(lambda: dict(cbs=co_teaching(init='fresh')), **_peers),
     'balanced': Setting(lambda: dict(cbs=co_teaching(init='fresh', balanced=True)), **_peers),
+    'unlabelled': Setting(lambda: dict(cbs=divide_mix(lambda_u=1.)), ('loss',), moves=divide_mix_moves,
+                          processes=False),
+    'm-soft': Setting(lambda: dict(cbs=m_correction(kind='soft')), ('labels', 'loss')),
     'lilaw+also': Setting(lambda: dict(cbs=[lilaw(meta_every=2), also()]), ('weights',), moves=lilaw_moves),
 }
 

@@ -147,6 +147,7 @@ def test_accumulated_gradients(method, trained):
 
 def test_classes_have_no_order(method, trained):
     "Classes with other ids, and outputs of the model to match: the same training"
+    if setting(method).fresh: pytest.skip('the weights of its peer network are drawn for the ids as they are')
     order = torch.tensor([2, 0, 1]) # class c is now order[c]
     dls,model = make_dls(),linear()
     for dl in dls.loaders: dl.dataset.y = order[dl.dataset.y]

@@ -8,9 +8,9 @@ from fastnoisy.core.method import MethodCallback
 from fastnoisy.core.distributed import (WholeBatch, average_gradients, copy_from_first, from_every, from_first,
                                         mean_across, n_processes, own_part, process_rank, put_together, sum_across)
 from helpers import PYTHONPATH, blob_learner
-from settings import VARIANTS, battery
+from settings import VARIANTS, battery, setting
 
-ALL = [*battery(), *(o for o in VARIANTS if VARIANTS[o].processes)]
+ALL = [o for o in (*battery(), *VARIANTS) if setting(o).processes]
 
 def launched(n, out, *methods):
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': PYTHONPATH}

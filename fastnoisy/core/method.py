@@ -215,8 +215,9 @@ def before_batch(self:SampleCallback):
 @patch
 def _put_in_force(self:SampleCallback, labels, method):
     y,*rest = self.yb
-    self._soft = labels if labels.dim() == 2 and y.dim() == 1 else None
-    hard = labels if self._soft is None else labels.argmax(1)
+    is_soft = labels.dim() == 2 and y.numel() == len(y) != labels.numel() # the targets of tables are a column, (B, 1)
+    self._soft = labels if is_soft else None
+    hard = labels if self._soft is None else labels.argmax(1).view(y.shape)
     if hard.shape != y.shape: raise ValueError(
         f'{method}.batch_labels gave shape {tuple(labels.shape)} for targets of shape {tuple(y.shape)}.')
     hard = hard.to(y).as_subclass(type(y))

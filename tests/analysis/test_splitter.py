@@ -3,7 +3,7 @@ import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from sklearn.mixture import GaussianMixture as SklearnMixture
 from fastnoisy.analysis.mixture import BetaMixture
-from fastnoisy.analysis.splitter import split_clean
+from fastnoisy.analysis.splitter import has_two_modes, split_clean
 
 def planted(n=2000, noise=.3, k=4, seed=0):
     "Losses, classes and which labels are wrong"
@@ -95,3 +95,13 @@ def test_tensors_and_thresholds():
     (dict(classes=[1]), r'classes: shape \(1,\) for 3')])
 def test_wrong_arguments(kwargs, match):
     with pytest.raises(ValueError, match=match): split_clean(**{'signal': np.arange(3.), **kwargs})
+
+@pytest.mark.parametrize('by', ['gaussian', 'beta'])
+def test_two_modes(by):
+    rng = np.random.default_rng(0)
+    low,high = rng.normal(.3, .05, 300).clip(0),rng.normal(2., .2, 100)
+    assert has_two_modes(np.r_[low, high, np.nan, np.inf], by) and not has_two_modes(rng.normal(1, .2, 400), by)
+    assert not has_two_modes(np.ones(50), by) and not has_two_modes([1.], by) and not has_two_modes([np.nan]*3, by)
+
+def test_two_modes_of_a_threshold():
+    assert has_two_modes([0., 1., 2.], 1.) and not has_two_modes([0., 1.], 1.) and not has_two_modes([2., 3.], 1.)

@@ -95,6 +95,20 @@ def test_soft_labels_are_mixed_with_those_of_the_partner(mixer):
         torch.testing.assert_close(loss, losses.mean(), rtol=1e-4, atol=1e-5)
     assert len(seen) == 18 and any((o[2] != torch.arange(len(o[2]))).any() for o in seen)
 
+def test_soft_labels_for_targets_in_a_column():
+    "(B, 1), as fastai's tables give them: the same training as with (B,)"
+    def model_of(y):
+        torch.manual_seed(0)
+        rows = L(zip(torch.randn(32, 4), y))
+        dls = DataLoaders.from_dsets(rows, rows, bs=8, device='cpu', num_workers=0)
+        dls.train.rng.seed(0)
+        learn = Learner(dls, nn.Linear(4, 3), loss_func=CrossEntropyLossFlat(), cbs=Relabel(soft_of(torch.arange(32))))
+        learn.logger = lambda *_: None
+        learn.fit(2)
+        return learn
+    y = torch.arange(32) % 3
+    same(model_of(y), model_of(y[:,None]))
+
 def test_soft_labels_with_cutmix():
     y = torch.arange(32) % 2
     soft = F.one_hot(y, 2)*.8 + .1

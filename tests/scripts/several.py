@@ -99,4 +99,4 @@ def main(out, methods):
 
 if __name__ == '__main__':
     torch.set_num_threads(1)
-    main(sys.argv[1], sys.argv[2:] or [*battery(), *(o for o in VARIANTS if VARIANTS[o].processes)])
+    main(sys.argv[1], sys.argv[2:] or [o for o in (*battery(), *VARIANTS) if setting(o).processes])
