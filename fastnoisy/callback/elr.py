@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from fastcore.basics import patch
 from ..core.checkpoint import class_names
 from ..core.checks import require
 from ..core.method import MethodCallback
@@ -25,7 +26,7 @@ FLOOR = 1e-4
 def clamped(
     probs:Tensor, # Class probabilities, (B, K)
 )->Tensor: # (B, K), with graph
-    "Probabilities at most 1 - 1e-4 and at least 1e-4, less for more than 100 classes: all floors together are at most 1 %"
+    "Probabilities at most 1 - 1e-4 and at least 1e-4, less for more than 100 classes: together at most 1 %"
     return probs.clamp(min(FLOOR, 1e-2/probs.shape[1]), 1 - FLOOR)
 
 def elr_penalty(
@@ -70,28 +71,27 @@ class ELRCallback(MethodCallback):
     def _check(self, n, names):
         self.targets.check(n)
         if self.names is not None and names != self.names: raise ValueError(
-            f'ELRCallback remembers predictions of the classes {self.names}, and now they are {names}: use a new ELRCallback.')
+            f'ELRCallback remembers predictions of the classes {self.names}, and now they are {names}: '
+            'use a new ELRCallback.')
 
     def _make(self, n, k, device='cpu'):
         dtype = torch.float16 if self.half else torch.float32
-        corrected = self.corrected and self.momentum < 1
-        self.targets = SampleTable(n, k, 'ema', self.momentum, corrected=corrected, dtype=dtype, top=self.top, device=device, owner='ELRCallback')
-        self.given = SampleTable(n, mode='last', init=-1, dtype=torch.long, device=device, owner='ELRCallback')
+        options = dict(corrected=self.corrected and self.momentum < 1, dtype=dtype, top=self.top)
+        kept = dict(device=device, owner='ELRCallback')
+        self.targets = SampleTable(n, k, 'ema', self.momentum, **options, **kept)
+        self.given = SampleTable(n, mode='last', init=-1, dtype=torch.long, **kept)
 
     def batch_labels(self): self.y_given = class_ids(self.yb[0]) # to remember, not to put in force
 
     def before_batch(self):
         "MixUp comes later and does not say whom it blends; targets that know their rows do"
         y,*rest = self.yb
-        if hasattr(getattr(self.learn.loss_func, '__self__', None), 'old_lf') and not hasattr(y, 'rows'): self.learn.yb = (traced(y), *rest)
+        is_mixed = hasattr(getattr(self.learn.loss_func, '__self__', None), 'old_lf')
+        if is_mixed and not hasattr(y, 'rows'): self.learn.yb = (traced(y), *rest)
 
     def batch_penalty(self):
         probs = clamped(class_logits(self.pred).softmax(1))
-        if self.targets is None:
-            self._make(len(self.dls.train.dataset), probs.shape[1], probs.device)
-            self.names = class_names(self.dls)
-            if self.is_lr_find: self.on_fit_end(setattr, self, 'targets', None)
-        self._check_classes(probs)
+        self._ready(probs)
         share,partners = self._mix(probs)
         if not self.is_lr_find: self._remember(probs.detach(), share)
         if not self.lam: return None
@@ -99,57 +99,79 @@ class ELRCallback(MethodCallback):
         if share is not None: t = torch.lerp(t[partners], t, share)
         return self.lam*elr_penalty(probs, t).mean()
 
-    def _check_classes(self, probs):
-        k, = self.targets.shape
-        if probs.shape[1] != k: raise ValueError(
-            f'ELRCallback remembers predictions of {k} classes, and now there are {probs.shape[1]}: use a new ELRCallback.')
+# %% ../../nbs/callback/elr.ipynb #31a8a742
+@patch
+def _ready(self:ELRCallback, probs):
+    "Make the tables when the number of classes is known"
+    if self.targets is None:
+        self._make(len(self.dls.train.dataset), probs.shape[1], probs.device)
+        self.names = class_names(self.dls)
+        if self.is_lr_find: self.on_fit_end(setattr, self, 'targets', None)
+    k, = self.targets.shape
+    if probs.shape[1] != k: raise ValueError(
+        f'ELRCallback remembers predictions of {k} classes, and now there are {probs.shape[1]}: '
+        'use a new ELRCallback.')
 
-    def _mix(self, probs):
-        "Share of the first sample in each blend, (B, 1) or (1, 1), and row of its partner, (B,); None where nothing is blended"
-        _,mixer = unmixed(self.learn.loss_func)
-        if mixer is None: return None,None
-        rows = getattr(mixer.yb1[0], 'rows', None)
-        if rows is None: raise ValueError(
-            f'{type(mixer).__name__} blends samples in a way of its own, and does not say which: leave it or ELRCallback out.')
-        return torch.as_tensor(mixer.lam).to(probs).view(-1, 1), rows
+@patch
+def _mix(self:ELRCallback, probs):
+    "Share of the first sample in each blend, (B, 1) or (1, 1), and row of its partner, (B,); or None, None"
+    _,mixer = unmixed(self.learn.loss_func)
+    if mixer is None: return None,None
+    rows = getattr(mixer.yb1[0], 'rows', None)
+    if rows is None: raise ValueError(
+        f'{type(mixer).__name__} blends samples in a way of its own, and does not say which: '
+        'leave it or ELRCallback out.')
+    return torch.as_tensor(mixer.lam).to(probs).view(-1, 1), rows
 
-    def _remember(self, probs, share):
-        "Eq. (1). A blend says something of the sample that has at least half of it"
-        p = probs/probs.sum(1, keepdim=True)
-        if share is not None: p = torch.where(share >= .5, p, torch.nan)
-        ids,p,y = self.gather_batch(p, self.y_given)
-        self.targets.update(ids, p)
-        self.given.update(ids, y)
+@patch
+def _remember(self:ELRCallback, probs, share):
+    "Eq. (1). A blend says something of the sample that has at least half of it"
+    p = probs/probs.sum(1, keepdim=True)
+    if share is not None: p = torch.where(share >= .5, p, torch.nan)
+    ids,p,y = self.gather_batch(p, self.y_given)
+    self.targets.update(ids, p)
+    self.given.update(ids, y)
 
-    def _answers(self):
-        "Quality of each label, (N,), and class that its target favours, (N,); a part of the samples at a time, as the table may be packed"
-        parts = [slice(i, i + 2**16) for i in range(0, len(self.targets), 2**16)]
-        quality = torch.cat([target_quality(self.targets[o], self.given[o]) for o in parts])
-        best = torch.cat([self.targets[o].argmax(1) for o in parts])
-        return quality.cpu().numpy(), torch.where(self.targets.seen, best, -1).cpu().numpy()
+# %% ../../nbs/callback/elr.ipynb #44776ef8
+@patch
+def _answers(self:ELRCallback):
+    "Quality of each label and class that its target favours, (N,) each; in parts, as the table may be packed"
+    parts = [slice(i, i + 2**16) for i in range(0, len(self.targets), 2**16)]
+    quality = torch.cat([target_quality(self.targets[o], self.given[o]) for o in parts])
+    best = torch.cat([self.targets[o].argmax(1) for o in parts])
+    return quality.cpu().numpy(), torch.where(self.targets.seen, best, -1).cpu().numpy()
 
-    def label_quality(self)->np.ndarray: # (N,), in [0, 1], low = suspicious, NaN = never seen; None before training
-        "Share of the given label in the target, against the largest"
-        return None if self.targets is None else self._answers()[0]
+@patch
+def label_quality(self:ELRCallback)->np.ndarray: # (N,), in [0, 1], low = suspicious, NaN = never seen; None before training
+    "Share of the given label in the target, against the largest"
+    return None if self.targets is None else self._answers()[0]
 
-    def suggested_labels(self)->np.ndarray: # (N,), class ids, -1 = never seen; None before training
-        "The class that the target favours"
-        return None if self.targets is None else self._answers()[1]
+@patch
+def suggested_labels(self:ELRCallback)->np.ndarray: # (N,), class ids, -1 = never seen; None before training
+    "The class that the target favours"
+    return None if self.targets is None else self._answers()[1]
 
-    def to_frame(self)->pd.DataFrame:
-        "One row per sample: sample_id, seen (times), label_quality in [0, 1] (low = suspicious), given_label, suggested_label (-1 = never seen)"
-        if self.targets is None: raise ValueError('ELR has seen no predictions yet: train first.')
-        quality,best = self._answers()
-        seen,given = self.targets.visits.cpu().numpy(),self.given.all().cpu().numpy()
-        return pd.DataFrame(dict(sample_id=np.arange(len(best)), seen=seen, label_quality=quality, given_label=given, suggested_label=best))
+@patch
+def to_frame(self:ELRCallback)->pd.DataFrame:
+    "One row per sample: sample_id, seen (times), label_quality (low = suspicious), given_label, suggested_label"
+    if self.targets is None: raise ValueError('ELR has seen no predictions yet: train first.')
+    quality,best = self._answers()
+    seen,given = self.targets.visits.cpu().numpy(),self.given.all().cpu().numpy()
+    labels = dict(given_label=given, suggested_label=best)
+    return pd.DataFrame(dict(sample_id=np.arange(len(best)), seen=seen, label_quality=quality, **labels))
 
-    def state_dict(self):
-        return None if self.targets is None else dict(targets=self.targets.state_dict(), given=self.given.state_dict())
+@patch
+def state_dict(self:ELRCallback):
+    if self.targets is None: return None
+    return dict(targets=self.targets.state_dict(), given=self.given.state_dict())
 
-    def load_state_dict(self, sd):
-        if self.targets is None: self._make(len(sd['given']['values']), *sd['targets']['shape'])
-        self.targets.load_state_dict(sd['targets'])
-        self.given.load_state_dict(sd['given'])
+@patch
+def load_state_dict(self:ELRCallback, sd):
+    if self.targets is None: self._make(len(sd['given']['values']), *sd['targets']['shape'])
+    self.targets.load_state_dict(sd['targets'])
+    self.given.load_state_dict(sd['given'])
 
-register_method('elr', lambda **options: dict(cbs=ELRCallback(**options)), 'predictions are drawn to the moving average of the earlier ones',
-                'Liu, Niles-Weed, Razavian, Fernandez-Granda: Early-Learning Regularization Prevents Memorization of Noisy Labels, NeurIPS 2020')
+_LIU = ('Liu, Niles-Weed, Razavian, Fernandez-Granda: '
+        'Early-Learning Regularization Prevents Memorization of Noisy Labels, NeurIPS 2020')
+register_method('elr', lambda **options: dict(cbs=ELRCallback(**options)),
+                'predictions are drawn to the moving average of the earlier ones', _LIU)

@@ -91,7 +91,8 @@ def test_targets_after_equal_visits(corrected):
 @pytest.mark.parametrize('options', [dict(lam=0), dict(momentum=1.), dict(momentum=1, corrected=True)])
 def test_neutral_settings_are_plain_training(options): same(fitted_blobs(ELRCallback(**options)), fitted_blobs())
 
-def test_it_acts(): assert not torch.equal(weights_of(fitted_blobs(ELRCallback()).model), weights_of(fitted_blobs().model))
+def test_it_acts():
+    assert not torch.equal(weights_of(fitted_blobs(ELRCallback()).model), weights_of(fitted_blobs().model))
 
 def test_lambda_zero_looks_on():
     learn = fitted_blobs(ELRCallback(lam=0))
@@ -156,7 +157,8 @@ def test_a_mixer_that_does_not_say_whom_it_blends():
         def before_batch(self):
             super().before_batch()
             self.yb1 = tuple(torch.tensor(o.tolist()) for o in self.yb1)
-    with pytest.raises(ValueError, match='Own blends samples in a way of its own'): fitted_blobs([ELRCallback(), Own(.4)])
+    with pytest.raises(ValueError, match='Own blends samples in a way of its own'):
+        fitted_blobs([ELRCallback(), Own(.4)])
 
 def test_cutmix():
     learn = image_learner([ELRCallback(), CutMix(1.)])
@@ -194,7 +196,8 @@ def test_accumulated_batches_weigh_the_penalty_once():
 def test_summed_losses():
     class Summed(CrossEntropyLossFlat):
         def __init__(self): super().__init__(reduction='sum')
-    close(fitted_blobs(ELRCallback(), loss_func=Summed(), opt_func=SGD, lr=1e-3/16), fitted_blobs(ELRCallback(), opt_func=SGD, lr=1e-3))
+    summed = fitted_blobs(ELRCallback(), loss_func=Summed(), opt_func=SGD, lr=1e-3/16)
+    close(summed, fitted_blobs(ELRCallback(), opt_func=SGD, lr=1e-3))
 
 def test_other_number_of_classes():
     learn = fitted_blobs(ELRCallback())
@@ -202,12 +205,15 @@ def test_other_number_of_classes():
     learn.elr.names = None
     with pytest.raises(ValueError, match='3 classes, and now there are 4.*new ELRCallback'): learn.fit(1)
 
-@pytest.mark.parametrize('name, value', [('lam', -1), ('lam', 'x'), ('momentum', 1.5), ('momentum', None), ('top', 0), ('top', 1.5)])
+BAD = [('lam', -1), ('lam', 'x'), ('momentum', 1.5), ('momentum', None), ('top', 0), ('top', 1.5)]
+
+@pytest.mark.parametrize('name, value', BAD)
 def test_arguments(name, value):
     with pytest.raises(ValueError, match=f'{name}={value!r}'): ELRCallback(**{name: value})
 
 def test_it_holds_against_wrong_labels():
     "Free logits: a sample that was predicted otherwise before keeps its prediction longer than in plain training"
     z = 4*F.one_hot((Y + 1) % 3, 3).float()
-    held,plain = (free_logits(o, z, Y, 60, 1.).model.z.softmax(1).argmax(1) for o in (ELRCallback(), ELRCallback(lam=0)))
+    fits = (free_logits(ELRCallback(lam), z, Y, 60, 1.) for lam in (3., 0.))
+    held,plain = (o.model.z.softmax(1).argmax(1) for o in fits)
     assert (plain == Y).all() and (held == (Y + 1) % 3).all()
