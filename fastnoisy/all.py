@@ -52,5 +52,6 @@ def __getattr__(name):
     from fastnoisy._modidx import d
     module = next((m for m,names in d['syms'].items() if f'{m}.{name}' in names), None)
     if module is None or name.startswith('_'): raise AttributeError(f'fastnoisy.all has no {name!r}: see CHANGELOG.md')
-    warnings.warn(f'{name} is in {module} now; fastnoisy.all does without it from version 0.3 on.', FutureWarning, stacklevel=2)
+    said = f'{name} is in {module} now; fastnoisy.all does without it from version 0.3 on.'
+    warnings.warn(said, FutureWarning, stacklevel=2)
     return getattr(importlib.import_module(module), name)

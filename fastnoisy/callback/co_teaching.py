@@ -204,7 +204,8 @@ def label_quality(self:CoTeachingCallback)->np.ndarray: # (N,), in [0, 1], NaN =
 @patch
 def to_frame(self:CoTeachingCallback)->pd.DataFrame:
     "One row per sample: sample_id, seen (times of a choice), label_quality (share in which it was chosen)"
-    if self.kept is None or not self.n_epochs: raise ValueError('No choice has been made yet: train for an epoch first.')
+    if self.kept is None or not self.n_epochs:
+        raise ValueError('No choice has been made yet: train for an epoch first.')
     return self.kept.to_frame(['label_quality'])
 
 _NUMBERS = 'noise_rate','start','forget_rate','n_epochs','n_steps'

@@ -333,7 +333,8 @@ def signals(self:LiLAWCallback)->dict: # 'W_alpha', 'W_beta', 'W_delta' and thei
     "The weights of the paper's Table 16, by one pass over the training samples"
     said = predict(self.learn)
     params = self.state.params.cpu()
-    terms = terms_at(*difficulty(class_logits(said.logits).softmax(1), class_ids(said.targets)), *params.unbind()).numpy()
+    of_label = difficulty(class_logits(said.logits).softmax(1), class_ids(said.targets))
+    terms = terms_at(*of_label, *params.unbind()).numpy()
     alpha,beta,delta = terms.T
     return dict(W_alpha=-alpha, W_beta=beta, W_delta=delta, W=-terms.sum(1))
 
