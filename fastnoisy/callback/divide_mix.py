@@ -140,7 +140,10 @@ class DivideMixCallback(MethodCallback):
 
     def before_train(self):
         self._halves,self._random = None,torch.Generator().manual_seed(10_007*self.seed + self.n_epochs)
-        if self.separates and self.n_epochs >= self._first: self._halves = [self._begin_half(k) for k in range(2)]
+        if not self.separates or self.n_epochs < self._first: return
+        device = next(self.model.parameters()).device
+        self._halves = [self._begin_half(k) for k in range(2)]
+        self._trust,self._prior = self.p_clean.flip(0).to(device),self.prior.to(device) # each has that of the other
 
     def training_step(self):
         if unmixed(self.learn.loss_func)[1] is not None: raise ValueError(
@@ -201,8 +204,7 @@ def _mixmatch(self:DivideMixCallback, k):
     "The loss of network `k` in a step of its own (Algorithm 1)"
     networks = get_model(self.model),self.peer.model
     ids,xb,y = self._draw(self._halves[k][0])
-    w = self.p_clean[1-k].to(y.device)[ids]
-    q = sharpen(refined_labels(y, w, mean_probs([forward_aside(networks[k], *xb)], VIEWS)), self.temperature)
+    q = sharpen(refined_labels(y, self._trust[k][ids], mean_probs([forward_aside(networks[k], *xb)], VIEWS)), self.temperature)
     n,alpha = VIEWS*len(ids),self.alpha if can_blend(xb) else 0.
     if self._halves[k][1] is not None and can_blend(xb) and (alpha or self.lambda_u):
         _,xu,_ = self._draw(self._halves[k][1])
@@ -229,7 +231,7 @@ def _loss(self:DivideMixCallback, logits, q, n, y):
     loss = soft_losses(loss_func, logits[:n], q[:n], y).mean()
     over = ramp(self.learn.pct_train, .25, start=self._ramp_start)
     if n < len(q): loss = loss + self.lambda_u*over*unlabelled_mse(probs[n:], q[n:])
-    if self.penalty: loss = loss + self.penalty*prior_divergence(probs, self.prior)
+    if self.penalty: loss = loss + self.penalty*prior_divergence(probs, self._prior)
     return loss*len(self.sample_ids) if getattr(loss_func, 'reduction', 'mean') == 'sum' else loss
 
 # %% ../../nbs/callback/divide_mix.ipynb #a28c70b2

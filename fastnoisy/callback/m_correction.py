@@ -74,7 +74,9 @@ class MCorrectionCallback(MethodCallback):
     def before_train(self):
         "What the batches need, on the device of the model; None as long as all labels are the given ones"
         acts = self.separates and self.n_epochs >= self._first and (self.p_noisy > 0).any()
-        self.in_force = self.labels.to(state_device(self.model)) if acts else None
+        device = state_device(self.model)
+        self.in_force = self.labels.to(device) if acts else None
+        if acts: self._prior = self.prior.to(device)
 
     def batch_labels(self):
         if self.in_force is None: return None
@@ -82,7 +84,10 @@ class MCorrectionCallback(MethodCallback):
 
     def batch_penalty(self):
         if self.in_force is None or not self.penalty: return None
-        return self.penalty*prior_divergence(class_logits(self.pred).softmax(1), self.prior)
+        probs = class_logits(self.pred).softmax(1)
+        mean = probs.mean(0)
+        whole = self.gather_batch(probs)[1].mean(0) # of all processes; the gradient is that of the own part
+        return self.penalty*prior_divergence((mean + (whole - mean).detach())[None], self._prior)
 
     def after_train(self):
         if self.is_lr_find: return
