@@ -14,7 +14,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..analysis.splitter import has_two_modes, split_clean
-from .divide_mix import class_shares, one_hot
+from .divide_mix import class_shares, label_probs
 from ..core.checkpoint import class_names
 from ..core.checks import require
 from ..core.method import MethodCallback
@@ -35,8 +35,8 @@ def bootstrapped(
     kind:str='hard', # 'hard': the predicted class; 'soft': the predicted probabilities
 )->Tensor: # (N, K), rows sum to 1
     "The given label, and in its place the prediction as far as the label is probably wrong"
-    label,w = one_hot(given.clamp(min=0), probs),p_noisy.nan_to_num(0.)[:,None].to(probs)
-    said = one_hot(probs.argmax(1), probs) if kind == 'hard' else probs
+    label,w = label_probs(given.clamp(min=0), probs),p_noisy.nan_to_num(0.)[:,None].to(probs)
+    said = label_probs(probs.argmax(1), probs) if kind == 'hard' else probs
     return torch.where(w > 0, (1 - w)*label + w*said, label)
 
 # %% ../../nbs/callback/m_correction.ipynb #8f62c7e6

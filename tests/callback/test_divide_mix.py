@@ -7,7 +7,7 @@ from fastai.basics import Callback, CrossEntropyLossFlat, SGD
 from fastai.callback.training import GradientAccumulation
 from fastnoisy.callback.dynamics import DynamicsCallback
 from fastnoisy.callback.divide_mix import (VIEWS, DivideMixCallback, can_blend, class_shares, labelled_part,
-                                           mean_probs, one_hot, refined_labels, unlabelled_mse)
+                                           mean_probs, label_probs, refined_labels, unlabelled_mse)
 from helpers import LR, N, linear, make, make_dls, weights_of
 from settings import divide_mix
 
@@ -20,7 +20,7 @@ def test_refined_labels_by_hand():
     got = refined_labels(torch.tensor([0, 2]), torch.tensor([.75, 0.]), probs)
     torch.testing.assert_close(got, torch.tensor([[.75 + .05, .125, .075], [.1, .1, .8]]))
     assert torch.equal(refined_labels(torch.tensor([0, 1]), torch.ones(2), probs), torch.eye(3)[:2])
-    assert torch.equal(one_hot(torch.tensor([2, 0]), probs), F.one_hot(torch.tensor([2, 0]), 3).float())
+    assert torch.equal(label_probs(torch.tensor([2, 0]), probs), F.one_hot(torch.tensor([2, 0]), 3).float())
 
 def test_guesses_are_the_mean_of_networks_and_views():
     logits = torch.randn(2, 6, 3) # two networks, two views of three samples
