@@ -94,20 +94,23 @@ class MCorrectionCallback(MethodCallback):
         self.n_epochs += 1
         if self.n_epochs >= self._first: self._look()
 
-    def _look(self):
-        "Correct the labels; where the losses form one group, an earlier correction stays"
-        found,self._looks = predict(self.learn),self._looks + 1
-        separate = has_two_modes(found.losses, self.by)
-        if self.separates and not separate: return
-        self.given,probs = class_ids(found.targets),class_logits(found.logits).softmax(1)
-        self.p_noisy = 1 - torch.from_numpy(split_clean(found.losses, self.by)).float()
-        self.labels = bootstrapped(self.given, probs, self.p_noisy, self.kind)
-        self.prior,self.separates = class_shares(self.given, probs.shape[1]),separate
+# %% ../../nbs/callback/m_correction.ipynb #71573f50
+@patch
+def _look(self:MCorrectionCallback):
+    "Correct the labels; where the losses form one group, an earlier correction stays"
+    found,self._looks = predict(self.learn),self._looks + 1
+    separate = has_two_modes(found.losses, self.by)
+    if self.separates and not separate: return
+    self.given,probs = class_ids(found.targets),class_logits(found.logits).softmax(1)
+    self.p_noisy = 1 - torch.from_numpy(split_clean(found.losses, self.by)).float()
+    self.labels = bootstrapped(self.given, probs, self.p_noisy, self.kind)
+    self.prior,self.separates = class_shares(self.given, probs.shape[1]),separate
 
-    def _warn(self):
-        if self._looks and not self.separates: warnings.warn(
-            'MCorrectionCallback: the losses never formed two groups, so no label was corrected. Train longer, '
-            'or lower the learning rate; or perhaps hardly any label is wrong.')
+@patch
+def _warn(self:MCorrectionCallback):
+    if self._looks and not self.separates: warnings.warn(
+        'MCorrectionCallback: the losses never formed two groups, so no label was corrected. Train longer, '
+        'or lower the learning rate; or perhaps hardly any label is wrong.')
 
 # %% ../../nbs/callback/m_correction.ipynb #41cca713
 @patch
