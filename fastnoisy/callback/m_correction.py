@@ -14,7 +14,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..analysis.splitter import has_two_modes, split_clean
-from .divide_mix import class_shares, one_hot
+from .divide_mix import class_shares, label_probs
 from ..core.checkpoint import class_names
 from ..core.checks import require
 from ..core.method import MethodCallback
@@ -35,8 +35,8 @@ def bootstrapped(
     kind:str='hard', # 'hard': the predicted class; 'soft': the predicted probabilities
 )->Tensor: # (N, K), rows sum to 1
     "The given label, and in its place the prediction as far as the label is probably wrong"
-    label,w = one_hot(given.clamp(min=0), probs),p_noisy.nan_to_num(0.)[:,None].to(probs)
-    said = one_hot(probs.argmax(1), probs) if kind == 'hard' else probs
+    label,w = label_probs(given.clamp(min=0), probs),p_noisy.nan_to_num(0.)[:,None].to(probs)
+    said = label_probs(probs.argmax(1), probs) if kind == 'hard' else probs
     return torch.where(w > 0, (1 - w)*label + w*said, label)
 
 # %% ../../nbs/callback/m_correction.ipynb #8f62c7e6
@@ -74,7 +74,9 @@ class MCorrectionCallback(MethodCallback):
     def before_train(self):
         "What the batches need, on the device of the model; None as long as all labels are the given ones"
         acts = self.separates and self.n_epochs >= self._first and (self.p_noisy > 0).any()
-        self.in_force = self.labels.to(state_device(self.model)) if acts else None
+        device = state_device(self.model)
+        self.in_force = self.labels.to(device) if acts else None
+        if acts: self._prior = self.prior.to(device)
 
     def batch_labels(self):
         if self.in_force is None: return None
@@ -82,27 +84,33 @@ class MCorrectionCallback(MethodCallback):
 
     def batch_penalty(self):
         if self.in_force is None or not self.penalty: return None
-        return self.penalty*prior_divergence(class_logits(self.pred).softmax(1), self.prior)
+        probs = class_logits(self.pred).softmax(1)
+        mean = probs.mean(0)
+        whole = self.gather_batch(probs)[1].mean(0) # of all processes; the gradient is that of the own part
+        return self.penalty*prior_divergence((mean + (whole - mean).detach())[None], self._prior)
 
     def after_train(self):
         if self.is_lr_find: return
         self.n_epochs += 1
         if self.n_epochs >= self._first: self._look()
 
-    def _look(self):
-        "Correct the labels; where the losses form one group, an earlier correction stays"
-        found,self._looks = predict(self.learn),self._looks + 1
-        separate = has_two_modes(found.losses, self.by)
-        if self.separates and not separate: return
-        self.given,probs = class_ids(found.targets),class_logits(found.logits).softmax(1)
-        self.p_noisy = 1 - torch.from_numpy(split_clean(found.losses, self.by)).float()
-        self.labels = bootstrapped(self.given, probs, self.p_noisy, self.kind)
-        self.prior,self.separates = class_shares(self.given, probs.shape[1]),separate
+# %% ../../nbs/callback/m_correction.ipynb #71573f50
+@patch
+def _look(self:MCorrectionCallback):
+    "Correct the labels; where the losses form one group, an earlier correction stays"
+    found,self._looks = predict(self.learn),self._looks + 1
+    separate = has_two_modes(found.losses, self.by)
+    if self.separates and not separate: return
+    self.given,probs = class_ids(found.targets),class_logits(found.logits).softmax(1)
+    self.p_noisy = 1 - torch.from_numpy(split_clean(found.losses, self.by)).float()
+    self.labels = bootstrapped(self.given, probs, self.p_noisy, self.kind)
+    self.prior,self.separates = class_shares(self.given, probs.shape[1]),separate
 
-    def _warn(self):
-        if self._looks and not self.separates: warnings.warn(
-            'MCorrectionCallback: the losses never formed two groups, so no label was corrected. Train longer, '
-            'or lower the learning rate; or perhaps hardly any label is wrong.')
+@patch
+def _warn(self:MCorrectionCallback):
+    if self._looks and not self.separates: warnings.warn(
+        'MCorrectionCallback: the losses never formed two groups, so no label was corrected. Train longer, '
+        'or lower the learning rate; or perhaps hardly any label is wrong.')
 
 # %% ../../nbs/callback/m_correction.ipynb #41cca713
 @patch

@@ -7,7 +7,7 @@ from fastai.basics import Callback, CrossEntropyLossFlat, SGD
 from fastai.callback.training import GradientAccumulation
 from fastnoisy.callback.dynamics import DynamicsCallback
 from fastnoisy.callback.divide_mix import (VIEWS, DivideMixCallback, can_blend, class_shares, labelled_part,
-                                           mean_probs, one_hot, refined_labels, unlabelled_mse)
+                                           mean_probs, label_probs, refined_labels, guess_mse)
 from helpers import LR, N, linear, make, make_dls, weights_of
 from settings import divide_mix
 
@@ -20,17 +20,17 @@ def test_refined_labels_by_hand():
     got = refined_labels(torch.tensor([0, 2]), torch.tensor([.75, 0.]), probs)
     torch.testing.assert_close(got, torch.tensor([[.75 + .05, .125, .075], [.1, .1, .8]]))
     assert torch.equal(refined_labels(torch.tensor([0, 1]), torch.ones(2), probs), torch.eye(3)[:2])
-    assert torch.equal(one_hot(torch.tensor([2, 0]), probs), F.one_hot(torch.tensor([2, 0]), 3).float())
+    assert torch.equal(label_probs(torch.tensor([2, 0]), probs), F.one_hot(torch.tensor([2, 0]), 3).float())
 
 def test_guesses_are_the_mean_of_networks_and_views():
     logits = torch.randn(2, 6, 3) # two networks, two views of three samples
     each = [z.softmax(-1) for net in logits for z in (net[:3], net[3:])]
     torch.testing.assert_close(mean_probs(logits, 2), sum(each)/4)
 
-def test_unlabelled_mse():
+def test_guess_mse():
     p = torch.rand(4, 3).softmax(1)
-    assert unlabelled_mse(p, p) == 0
-    assert unlabelled_mse(torch.eye(3)[[0]], torch.eye(3)[[1]]) == pytest.approx(2/3)
+    assert guess_mse(p, p) == 0
+    assert guess_mse(torch.eye(3)[[0]], torch.eye(3)[[1]]) == pytest.approx(2/3)
 
 @pytest.mark.parametrize('threshold, n', [(0., 6), (.5, 3), (1., 1)])
 def test_threshold_from_end_to_end(threshold, n):
