@@ -113,7 +113,8 @@ VARIANTS = {
     'distillation': Setting(lambda: dict(cbs=confidence(penalty_kind='distillation', penalty=1., track=True)), **_two),
     'shifts': Setting(lambda: dict(cbs=confidence(view=None)), **_two, data=with_images, processes=False),
     'filter': Setting(lambda: dict(cbs=knn(action='filter')), ('weights',)),
-    'soft': Setting(lambda: dict(cbs=[also(), knn(soft=True)]), ('weights', 'labels')),
+    # shares of tied neighbours are its labels: what the last bits decide is trained on
+    'soft': Setting(lambda: dict(cbs=[also(), knn(soft=True)]), ('weights', 'labels'), processes=False),
     'fresh': Setting(lambda: dict(cbs=co_teaching(init='fresh')), **_peers),
     'balanced': Setting(lambda: dict(cbs=co_teaching(init='fresh', balanced=True)), **_peers),
     'unlabelled': Setting(lambda: dict(cbs=divide_mix(lambda_u=1.)), ('loss',), moves=divide_mix_moves,

@@ -44,7 +44,7 @@ def slow_but(*names): return [o if o in names else pytest.param(o, marks=pytest.
 def test_methods_on_text(method):
     learn = fitted(setting(method).make(**setting(method).text(text_model)))
     first,*_,last = (o[0] for o in learn.recorder.values)
-    assert last < min(first, .65) and len(learn.noise_report()) == 64
+    assert last < min(first, .65) and len(noise_report(learn)) == 64
 
 HYPER = dict(meta='hypergradient')
 
@@ -52,7 +52,7 @@ HYPER = dict(meta='hypergradient')
 @pytest.mark.parametrize('options', [dict(meta_mode='train'), HYPER, dict(HYPER, meta_of='head')])
 def test_lilaw_on_text(options):
     learn = fitted(dict(cbs=[lilaw(**options), DynamicsCallback()]), 4)
-    assert learn.recorder.values[-1][0] < .65 and len(learn.noise_report()) == 64
+    assert learn.recorder.values[-1][0] < .65 and len(noise_report(learn)) == 64
 
 def test_predictions_on_text():
     learn = fitted({})
