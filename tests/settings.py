@@ -112,7 +112,7 @@ VARIANTS = {
     'optimistic': Setting(lambda: dict(cbs=also(mode='optimistic')), ('weights',)),
     'distillation': Setting(lambda: dict(cbs=confidence(penalty_kind='distillation', penalty=1., track=True)), **_two),
     'shifts': Setting(lambda: dict(cbs=confidence(view=None)), **_two, data=with_images, processes=False),
-    'filter': Setting(lambda: dict(cbs=knn(action='filter')), ('weights',)),
+    'filter': Setting(lambda: dict(cbs=knn(action='filter')), ('weights',), processes=False), # as 'soft'
     # shares of tied neighbours are its labels: what the last bits decide is trained on
     'soft': Setting(lambda: dict(cbs=[also(), knn(soft=True)]), ('weights', 'labels'), processes=False),
     'fresh': Setting(lambda: dict(cbs=co_teaching(init='fresh')), **_peers),

@@ -33,7 +33,8 @@ def equal(a, b): return a.keys() == b.keys() and all(torch.equal(known(a[k]), kn
 def alone(method, world):
     with several.as_divided(world): return several.train(method, world).noted.kept
 
-TIED = 'knn.share', 'knn.own_share', 'knn.suggested' # of some samples several others are equally near: the last bits decide who votes
+# of some samples several others are equally near: the last bits decide who votes
+TIED = 'knn.share', 'knn.own_share', 'knn.suggested'
 
 def compare(parts, method, world):
     "The processes agree in every bit, and with one process that gets the same batches to 1e-4"
@@ -46,7 +47,8 @@ def compare(parts, method, world):
             value = row[name]
             apart = (known(one[name]) - known(value)).abs() - 1e-4*(1 + known(value).abs())
             far = (apart > 0).double().mean()
-            assert far <= (.1 if name in TIED else 0), f'epoch {epoch}: {name} is not that of one process, {apart.max():.2g} too far'
+            said = f'epoch {epoch}: {name} is not that of one process, {apart.max():.2g} too far'
+            assert far <= (.1 if name in TIED else 0), said
 
 @pytest.mark.slow
 @pytest.mark.parametrize('method', ALL)

@@ -1,4 +1,5 @@
-"""Co-teaching where half of the classes are rare: scikit-learn's digits, of 5 to 9 only 15 % are left, 30 % wrong labels.
+"""Co-teaching where half of the classes are rare: scikit-learn's digits, of 5 to 9 only 15 % are left, 30 % wrong
+labels.
 
 python benchmarks/methods/co_teaching_rare.py [--seeds 3] [--epochs 30] [--out FILE]
 
