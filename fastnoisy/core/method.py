@@ -309,7 +309,7 @@ def _begin_own_optimizer(m):
     m.own_state = None
     m.own_optimizer.zero_grad()
 
-def _overrides(m, hook): return getattr(type(m), hook) is not getattr(MethodCallback, hook)
+def _overrides(m, hook): return getattr(type(m), hook).__qualname__ != f'MethodHooks.{hook}'
 
 def _stepper_of(methods):
     "The method with a training step of its own; a `ValueError` where another wants to change what it does not use"
@@ -377,4 +377,4 @@ class StepCallback(LearnerPart):
         average_gradients(params)
         stepped(self.learn, opt, params)
 
-MethodLearner.core_callbacks = SampleCallback, StepCallback
+if not MethodLearner.core_callbacks: MethodLearner.core_callbacks = SampleCallback, StepCallback
