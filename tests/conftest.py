@@ -1,8 +1,9 @@
 "What every test starts from: one seed, no windows, and a Learner in a folder of its own."
 from pathlib import Path
+import os
 import matplotlib
 matplotlib.use('Agg')
-import pytest
+import pytest, torch
 from fastai.basics import set_seed
 from helpers import blob_learner
 
@@ -15,6 +16,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         name = item.name.split('[')[0]
         if f'{item.path.relative_to(TESTS).as_posix()}::{name}' in SLOW: item.add_marker(pytest.mark.slow)
+
+if 'OMP_NUM_THREADS' not in os.environ: torch.set_num_threads(1) # networks as small as these gain nothing from a second
 
 @pytest.fixture(autouse=True)
 def one_seed():
