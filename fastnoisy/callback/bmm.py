@@ -19,7 +19,7 @@ from ..core.checks import renamed_argument, require
 from ..core.schedule import check_phase, phase_epochs
 from ..core.loaders import batch_size, inputs_and_targets
 from ..core.modules import model_mode, prediction, state_device
-from ..core.predict import run_in_order
+from ..core.predict import predict
 from .signals import note_signals, signals_of_batch
 from ..core.method import MethodCallback
 from ..core.quality import answers, best_quality, method_named
@@ -53,15 +53,7 @@ def evaluation_losses(
     learn, # A `Learner`
 )->np.ndarray: # (N,), NaN for samples that could not be read
     "The loss of every training sample in eval mode, without augmentation; the training does not notice"
-    losses = torch.full((len(learn.dls.train.dataset),), math.nan)
-    loss_func,model = unmixed(learn.loss_func)[0],get_model(learn.model)
-    def note(ids, b):
-        xb,yb = inputs_and_targets(learn.dls, b)
-        losses[ids] = sample_losses(loss_func, prediction(model(*xb)), *yb).float().cpu()
-    divided = is_divided(learn.dls.train)
-    if divided: copy_from_first(model.buffers())
-    with torch.no_grad(), model_mode(model, False): run_in_order(learn.dls.train, note, next(model.parameters()).device)
-    return (put_together(losses) if divided else losses).numpy()
+    return predict(learn).losses.numpy()
 
 # %% ../../nbs/callback/bmm.ipynb #b466e337
 class SignalSource:

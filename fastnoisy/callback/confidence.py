@@ -267,7 +267,7 @@ def _accuracies(self:TwoModelConfidenceCallback):
     if self.models == 2: models['robust'] = self.robust_model
     row = {}
     for (name,model),right in zip(models.items(), self._right.cpu()):
-        with isolated_rng(0): row[f'{name}_test'] = accuracy_of(model, test_dl)
+        row[f'{name}_test'] = accuracy_of(model, test_dl)
         row.update({f'{name}_{part}': v for part,v in training_accuracies(right, flipped).items()})
     return row
 
