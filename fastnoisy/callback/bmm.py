@@ -12,20 +12,17 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 from fastcore.basics import patch
-from fastai.torch_core import get_model
 from ..core.checks import renamed_argument, require
 from ..core.schedule import check_phase, phase_epochs
-from ..core.loaders import batch_size, inputs_and_targets
-from ..core.modules import model_mode, prediction, state_device
+from ..core.loaders import batch_size
+from ..core.modules import state_device
 from ..core.predict import predict
 from .signals import note_signals, signals_of_batch
 from ..core.method import MethodCallback
 from ..core.quality import answers, best_quality, method_named
-from ..core.sample_loss import class_ids, sample_losses, unmixed
-from ..core.distributed import copy_from_first, from_first, n_processes, put_together
-from ..core.sample_ids import is_divided
+from ..core.sample_loss import class_ids
+from ..core.distributed import from_first, n_processes
 from ..analysis.mixture import BetaMixture, GaussianMixture
 from ..analysis.training_dynamics import SCORES, ScoreState
 from ..analysis.ranking import average_precision, precision_recall_f1, roc_auc

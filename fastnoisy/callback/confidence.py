@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from fastcore.basics import patch
 from fastai.torch_core import get_model
 from ..analysis.metrics import accuracy_of, plot_accuracies, training_accuracies
-from ..core.rng import isolated_rng
 from ..core.checks import require
 from ..core.method import MethodCallback
-from ..core.sample_loss import can_unreduce, class_ids, class_logits, sample_losses, unmixed, weighted_loss
+from ..core.sample_loss import can_unreduce, class_ids, class_logits, sample_losses, unmixed
 from ..core.registry import register_method
 from ..core.distributed import copy_from_first, n_processes, process_rank
 from ..core.sample_ids import undivided

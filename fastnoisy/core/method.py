@@ -9,12 +9,10 @@ __all__ = ['MethodHooks', 'MethodCallback', 'SampleCallback', 'StepCallback']
 from functools import partial
 import numpy as np
 import torch
-from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import ValueMetric
 from fastai.torch_core import find_bs, num_distrib
 from fastcore.basics import patch
-from fastcore.foundation import L
 from torch import Tensor
 from .distributed import WholeBatch, average_gradients, from_every, from_first, n_processes
 from .learner import LearnerPart, MethodLearner, load_method, methods_of

@@ -8,7 +8,7 @@ __all__ = ['INITS', 'copied', 'redraw', 'is_fresh', 'PeerNetwork', 'stepped', 'M
 # %% ../../nbs/core/networks.ipynb #67675254
 from copy import deepcopy
 import torch
-from torch import Tensor, nn
+from torch import nn
 from fastcore.basics import patch
 from fastcore.foundation import L
 from fastai.callback.training import GradientClip
