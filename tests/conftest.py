@@ -8,7 +8,7 @@ from fastai.basics import set_seed
 from helpers import blob_learner
 
 TESTS = Path(__file__).parent
-SLOW = set((TESTS/'reference/slow.txt').read_text().split()) # measured: together they take more than half of the time
+SLOW = set((TESTS/'reference/slow.txt').read_text().split()) # measured: together they take most of the time
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
