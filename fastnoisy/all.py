@@ -23,6 +23,7 @@ from .losses import (ActivePassiveLoss, AlphaFocalLoss, BootstrappingLoss, CELos
 from .callback.divide_mix import DivideMixCallback
 from .callback.lilaw import LiLAWCallback
 from .callback.m_correction import MCorrectionCallback
+from .callback.transition import TransitionCallback, VolMinNetCallback
 from .callback.also import ALSOCallback
 from .callback.dynamics import DynamicsCallback
 from .callback.knn import KNNCorrectionCallback

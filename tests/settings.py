@@ -12,6 +12,7 @@ from fastnoisy.callback.divide_mix import DivideMixCallback
 from fastnoisy.callback.knn import KNNCorrectionCallback
 from fastnoisy.callback.lilaw import LiLAWCallback
 from fastnoisy.callback.m_correction import MCorrectionCallback
+from fastnoisy.callback.transition import TransitionCallback, VolMinNetCallback
 from fastnoisy.core.method import MethodCallback
 from fastnoisy.noise.label_noise import LabelNoise
 
@@ -45,6 +46,8 @@ def confidence(**kwargs): return TwoModelConfidenceCallback(**{'view': flipped, 
 def co_teaching(**kwargs): return CoTeachingCallback(**{'noise_rate': .25, 'ramp': 0, 'init': 'copy', **kwargs})
 def divide_mix(**kwargs): return DivideMixCallback(warmup=1, by=.8, **kwargs)
 def m_correction(**kwargs): return MCorrectionCallback(warmup=1, **{'by': .8, **kwargs})
+T3 = [[.8, .2, 0], [.1, .7, .2], [.1, .1, .8]] # of the three classes of `make_dls`
+def transition(**kwargs): return TransitionCallback(**{'T': T3, **kwargs})
 def flipped(x): return x.flip(-1)
 
 def loss_of_each(learn): return {'losses': torch.as_tensor(evaluation_losses(learn))}
@@ -64,6 +67,7 @@ def with_truth(dls):
     dls.noise = LabelNoise(dls.train.dataset.true, dls.train.dataset.y, 3)
     return dls
 
+def vol_min_moves(learn): return {'w': learn.vol_min.w.detach()}
 def lilaw_moves(learn): return {'lilaw': learn.lilaw.state.params}
 def confidence_moves(learn): return {f'robust.{k}': v for k,v in learn.confidence.robust_model.state_dict().items()}
 def co_teaching_moves(learn): return {f'peer.{k}': v for k,v in learn.co_teaching.peer.model.state_dict().items()}
@@ -96,6 +100,9 @@ SETTINGS = {
                           other_classes=_model, mixup='leave MixUp and', processes=False, fresh=True,
                           text=lambda make_model: dict(peer=make_model())),
     'm-correction': Setting(lambda: dict(cbs=m_correction()), ('labels', 'loss'), other_classes=_classes),
+    'forward': Setting(lambda: dict(cbs=early(TransitionCallback)), ('loss',), other_classes=_classes),
+    'vol-min': Setting(lambda: dict(cbs=VolMinNetCallback(lr=.1)), ('loss',), moves=vol_min_moves,
+                       other_classes=_classes),
     'confidence': Setting(lambda **options: dict(cbs=confidence(**options)), **_two, mixup='jsd=0'),
     'confidence:two': Setting(lambda **options: dict(cbs=confidence(jsd=0, correct_from=1, **options)), **_two),
     'confidence:single': Setting(lambda: dict(cbs=confidence(models=1)), ('weights', 'loss'), keeps=confidence_keeps),
@@ -117,6 +124,8 @@ VARIANTS = {
     'soft': Setting(lambda: dict(cbs=[also(), knn(soft=True)]), ('weights', 'labels'), processes=False),
     'fresh': Setting(lambda: dict(cbs=co_teaching(init='fresh')), **_peers),
     'balanced': Setting(lambda: dict(cbs=co_teaching(init='fresh', balanced=True)), **_peers),
+    'reweight': Setting(lambda: dict(cbs=transition(use='reweight')), ('weights',)),
+    'backward': Setting(lambda: dict(cbs=transition(use='backward')), ('labels',)),
     'unlabelled': Setting(lambda: dict(cbs=divide_mix(lambda_u=1.)), ('loss',), moves=divide_mix_moves,
                           processes=False),
     'm-soft': Setting(lambda: dict(cbs=m_correction(kind='soft')), ('labels', 'loss')),
