@@ -46,8 +46,7 @@ def confidence(**kwargs): return TwoModelConfidenceCallback(**{'view': flipped, 
 def co_teaching(**kwargs): return CoTeachingCallback(**{'noise_rate': .25, 'ramp': 0, 'init': 'copy', **kwargs})
 def divide_mix(**kwargs): return DivideMixCallback(warmup=1, by=.8, **kwargs)
 def m_correction(**kwargs): return MCorrectionCallback(warmup=1, **{'by': .8, **kwargs})
-T3 = [[.8, .2, 0], [.1, .7, .2], [.1, .1, .8]] # of the three classes of `make_dls`
-def transition(**kwargs): return TransitionCallback(**{'T': T3, **kwargs})
+def transition(**kwargs): return TransitionCallback(**{'T': .7*np.eye(3) + .1, **kwargs})
 def flipped(x): return x.flip(-1)
 
 def loss_of_each(learn): return {'losses': torch.as_tensor(evaluation_losses(learn))}
@@ -100,9 +99,10 @@ SETTINGS = {
                           other_classes=_model, mixup='leave MixUp and', processes=False, fresh=True,
                           text=lambda make_model: dict(peer=make_model())),
     'm-correction': Setting(lambda: dict(cbs=m_correction()), ('labels', 'loss'), other_classes=_classes),
-    'forward': Setting(lambda: dict(cbs=early(TransitionCallback)), ('loss',), other_classes=_classes),
-    'vol-min': Setting(lambda: dict(cbs=VolMinNetCallback(lr=.1)), ('loss',), moves=vol_min_moves,
-                       other_classes=_classes),
+    'forward': Setting(lambda **options: dict(cbs=transition(**options)), ('loss',), text=lambda make_model: dict(T=.9*np.eye(2) + .05),
+                       other_classes='matrix of 3 classes, and the model predicts 4'),
+    'vol-min': Setting(lambda **options: dict(cbs=VolMinNetCallback(lr=.1, **options)), ('loss',), moves=vol_min_moves,
+                       other_classes=_classes, text=lambda make_model: dict(diagonal=.95)),
     'confidence': Setting(lambda **options: dict(cbs=confidence(**options)), **_two, mixup='jsd=0'),
     'confidence:two': Setting(lambda **options: dict(cbs=confidence(jsd=0, correct_from=1, **options)), **_two),
     'confidence:single': Setting(lambda: dict(cbs=confidence(models=1)), ('weights', 'loss'), keeps=confidence_keeps),
@@ -124,6 +124,7 @@ VARIANTS = {
     'soft': Setting(lambda: dict(cbs=[also(), knn(soft=True)]), ('weights', 'labels'), processes=False),
     'fresh': Setting(lambda: dict(cbs=co_teaching(init='fresh')), **_peers),
     'balanced': Setting(lambda: dict(cbs=co_teaching(init='fresh', balanced=True)), **_peers),
+    'estimated': Setting(lambda: dict(cbs=early(TransitionCallback)), other_classes=_classes), # which says too little to act
     'reweight': Setting(lambda: dict(cbs=transition(use='reweight')), ('weights',)),
     'backward': Setting(lambda: dict(cbs=transition(use='backward')), ('labels',)),
     'unlabelled': Setting(lambda: dict(cbs=divide_mix(lambda_u=1.)), ('loss',), moves=divide_mix_moves,

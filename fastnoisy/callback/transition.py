@@ -165,11 +165,12 @@ class VolMinNetCallback(MethodCallback):
     def __init__(self,
         lam:float=1e-4, # Weight of the volume, >= 0
         lr:float=.01, # Learning rate of the matrix, >= 0. 0 = it stays as it begins
-        diagonal:float=.48, # Share of right labels that the matrix begins with, in (1/2, 1) for 2 classes, (1/K, 1) for K
+        diagonal:float=None, # Right labels that the matrix begins with, a share in (1/K, 1); default .48, of two classes .6
     ):
         require(isinstance(lam, Real) and lam >= 0, 'lam', lam, 'give a number >= 0')
         require(isinstance(lr, Real) and lr >= 0, 'lr', lr, 'give a number >= 0')
-        require(isinstance(diagonal, Real) and 0 < diagonal < 1, 'diagonal', diagonal, 'give a share in (0, 1)')
+        is_share = diagonal is None or isinstance(diagonal, Real) and 0 < diagonal < 1
+        require(is_share, 'diagonal', diagonal, 'give a share in (0, 1)')
         self.lam,self.lr,self.diagonal = lam,lr,diagonal
         self.w,self.names = None,None
 
@@ -204,10 +205,10 @@ class VolMinNetCallback(MethodCallback):
 # %% ../../nbs/callback/transition.ipynb #85039a34
 @patch
 def _make(self:VolMinNetCallback, k, names):
-    require(self.diagonal > (.5 if k == 2 else 1/k), 'diagonal', self.diagonal,
-            f'of {k} classes give more than {.5 if k == 2 else 1/k:.3g}')
+    diagonal = self.diagonal or (.48 if k > 2 else .6)
+    require(diagonal > 1/k, 'diagonal', diagonal, f'of {k} classes give more than {1/k:.3g}')
     self.names = names
-    self.w = torch.full((k, k), volume_start(k, self.diagonal)).requires_grad_()
+    self.w = torch.full((k, k), volume_start(k, diagonal)).requires_grad_()
 
 def _n_classes(learn, names):
     if names is not None: return len(names)

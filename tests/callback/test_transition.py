@@ -9,9 +9,9 @@ from fastnoisy.analysis.transition import (TransitionMatrix, anchor_matrix, back
 from fastnoisy.callback.transition import (TransitionCallback, VolMinNetCallback, is_dominant, learnt_matrix,
                                            volume_start)
 from helpers import LR, make, make_dls, weights_of
-from settings import T3, transition
+from settings import transition
 
-T = torch.tensor(T3)
+T = torch.tensor([[.8, .2, 0], [.1, .7, .2], [.1, .1, .8]])
 
 def some_logits(n=7, k=3): return torch.randn(n, k, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
@@ -149,6 +149,11 @@ def test_matrix_of_volmin(k):
     torch.testing.assert_close(learnt_matrix(w).diagonal(), torch.full((k,), .48))
     torch.testing.assert_close(learnt_matrix(torch.randn(k, k)).sum(1), torch.ones(k))
     if k > 3: assert volume_start(k) == pytest.approx({10: -2, 100: -4.5}[k], abs=.1) # the paper's
+
+def test_two_classes_begin_above_a_half():
+    cb = VolMinNetCallback()
+    cb._make(2, None)
+    torch.testing.assert_close(cb.matrix.T.diagonal(), torch.tensor([.6, .6]))
 
 def test_dominance():
     assert is_dominant(T) and not is_dominant(torch.tensor([[.6, .4], [0, 1.]]))
