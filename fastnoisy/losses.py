@@ -185,10 +185,12 @@ def _options(func, args, params):
     return {**options, **dict(zip(list(signature.parameters)[2:], args)), **params}
 
 def _reduced(losses, ignored, reduction):
-    "Sum, mean over the samples that are not ignored, or the losses themselves"
+    """Sum, mean over the samples that are not ignored, or the losses themselves. A number is in 32 bits: fastai's
+    Recorder takes no other"""
     if reduction == 'none': return losses
-    if reduction == 'sum' or ignored is None: return getattr(losses, reduction)()
-    return losses.sum() / (~ignored).sum()
+    is_all = reduction == 'sum' or ignored is None
+    loss = getattr(losses, reduction)() if is_all else losses.sum() / (~ignored).sum()
+    return loss.float() if loss.dtype == torch.float64 else loss
 
 # %% ../nbs/losses.ipynb #4525dbde
 class RobustLoss(nn.Module):

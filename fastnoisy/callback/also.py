@@ -229,11 +229,13 @@ class ALSOCallback(MethodCallback):
         self.objective,self.temperature,self.horizon = objective,temperature,horizon
         self.prior,self.groups = prior,groups
         self.mode,self.pi = mode,None
+        self.seen = None # (N,), bool
 
     def begin_fit(self):
         if self.mode != 'weights': check_adam(self.opt, self.mode)
         if self.mode == 'optimistic': self._step_optimistically()
         n,device = len(self.dls.train.dataset),state_device(self.model)
+        self.seen = torch.zeros(n, dtype=torch.bool, device=device) if self.seen is None else self.seen.to(device)
         if self.groups is not None:
             self.groups = _checked('groups', torch.as_tensor(self.groups), n).to(device, torch.long)
         n = n if self.groups is None else int(self.groups.max()) + 1
@@ -254,6 +256,7 @@ class ALSOCallback(MethodCallback):
         if self.mode == 'optimistic': weights = self.pi.weights_ahead(ids, self.step_size, self.temperature)
         else: weights = self.pi.weights(ids)
         ids,losses = self.gather_batch(self.sample_loss)
+        self.seen[ids.to(self.seen.device)] = True
         self.pi.step(self._rows(ids), losses*self.scale, self.step_size, self.temperature)
         return weights.to(self.sample_loss.device)
 
@@ -286,17 +289,18 @@ def _rows(self:ALSOCallback, ids):
 # %% ../../nbs/callback/also.ipynb #7d86de6a
 @patch
 def to_frame(self:ALSOCallback)->pd.DataFrame:
-    "One row per sample: sample_id, weight (averages 1), label_quality in [0, 1] (low = suspicious)"
+    "One row per sample: sample_id, weight (averages 1), label_quality in [0, 1] (low = suspicious, NaN = never seen)"
     if self.pi is None: raise ValueError('ALSO has no weights yet: train first.')
     weight = self._weights()
     return pd.DataFrame(dict(sample_id=np.arange(len(weight)), weight=weight, label_quality=self.label_quality()))
 
 @patch
-def label_quality(self:ALSOCallback)->np.ndarray: # (N,), in [0, 1], low = suspicious; None before training
+def label_quality(self:ALSOCallback)->np.ndarray: # (N,), in [0, 1], low = suspicious, NaN = never seen; None before training
     "The weight over the largest; with objective='max' the smallest over it"
     if self.pi is None: return None
-    quality = self._rated()
-    return quality/quality.max()
+    seen = self.seen.cpu().numpy()
+    quality = np.where(seen, self._rated(), np.nan)
+    return quality/np.nanmax(quality) if seen.any() else quality
 
 @patch
 def trust(self:ALSOCallback)->np.ndarray: # (N,), in [0, 1]; None before training
@@ -316,7 +320,7 @@ def _rated(self:ALSOCallback):
 
 @patch
 def state_dict(self:ALSOCallback):
-    return None if self.pi is None else dict(self.pi.state_dict(), objective=self.objective)
+    if self.pi is not None: return dict(self.pi.state_dict(), objective=self.objective, seen=self.seen.cpu())
 @patch
 def load_state_dict(self:ALSOCallback, sd):
     if sd['objective'] != self.objective: raise ValueError(
@@ -324,6 +328,8 @@ def load_state_dict(self:ALSOCallback, sd):
         "or start anew.")
     if self.pi is None: self.pi = ALSOWeights(len(sd['u']), SIGNS[self.objective], self._prior(len(sd['u'])))
     self.pi.load_state_dict(sd)
+    n = len(sd['u'] if self.groups is None else self.groups) # a file of version 0.1 does not say who was seen
+    self.seen = sd.get('seen', torch.ones(n, dtype=torch.bool)).to(self.pi.u.device, copy=True)
 
 register_method('also', lambda **options: dict(cbs=ALSOCallback(**options)),
                 'one weight per sample: what keeps a high loss counts less',

@@ -18,7 +18,7 @@ from ..analysis.noise_rate import MIN_LABELS, estimate_noise, n_valid
 from ..core.checks import require
 from ..core.distributed import copy_from_first, from_first, n_processes, process_rank
 from ..core.method import MethodCallback
-from ..core.modules import state_device
+from ..core.modules import in_32_bits, state_device
 from ..core.networks import PeerNetwork
 from ..core.predict import predict
 from ..core.registry import register_method
@@ -163,14 +163,15 @@ def batch_penalty(self:CoTeachingCallback):
 
 @patch
 def _peer_pred(self:CoTeachingCallback):
-    "Logits of the peer, whose dropout does not draw from the streams of the training"
+    "What the peer gives, whose dropout does not draw from the streams of the training"
     self.n_steps += 1
     devices = list({p.device for p in self.peer.model.parameters() if p.is_cuda})
     with torch.random.fork_rng(devices):
         torch.manual_seed(self.seed + self.n_steps*n_processes() + process_rank())
-        pred = class_logits(self.peer(self.learn))
-    if len(pred) == len(self.sample_loss): return pred
-    raise ValueError(f'CoTeachingCallback: the peer network gave {len(pred)} predictions for {len(self.sample_loss)} '
+        pred = in_32_bits(self.peer(self.learn))
+    n = len(class_logits(pred))
+    if n == len(self.sample_loss): return pred
+    raise ValueError(f'CoTeachingCallback: the peer network gave {n} predictions for {len(self.sample_loss)} '
                      'samples, as with GJSLoss and its two views: leave one of them out.')
 
 @patch

@@ -24,7 +24,6 @@ from ..core.registry import register_method
 from ..core.distributed import copy_from_first, n_processes, process_rank
 from ..core.sample_ids import undivided
 from ..losses import GCELoss
-from ..core.modules import prediction
 from ..core.networks import PeerNetwork
 from ..core.sample_loss import soft_losses
 from ..core.views import SecondView, is_random, second_inputs
@@ -208,7 +207,7 @@ def batch_loss(self:TwoModelConfidenceCallback, losses):
     if not self.correcting: return None
     loss_func,_ = unmixed(self.learn.loss_func)
     robust = soft_losses(loss_func, self.pred, self._robust_pred.detach().softmax(1), *self.yb)
-    return torch.lerp(losses, robust, self.correct_mix)
+    return torch.lerp(losses, robust.to(losses), self.correct_mix)
 
 @patch
 def batch_penalty(self:TwoModelConfidenceCallback):
@@ -231,7 +230,7 @@ def _disagreement(self:TwoModelConfidenceCallback):
         'jsd=0, or leave them out.')
     xb = second_inputs(self.xb, self._view_seed, self.view) if self._second is None else self._second.inputs(self.learn)
     if xb is not None:
-        second = prediction(get_model(self.model)(*xb))
+        second = get_model(self.model)(*xb)
         return js_divergence(class_logits(self.pred), class_logits(second)).mean()
     if not self._told:
         warnings.warn('TwoModelConfidenceCallback trains without a second view: the batch transforms are not random '
@@ -248,7 +247,7 @@ def _note(self:TwoModelConfidenceCallback, ids, confidence):
     if not self.track: return
     y = class_ids(self.yb[0])
     for row,pred in zip(self._right, (self.pred, self._robust_pred)):
-        row[ids] = self.gather_batch((pred.argmax(1) == y).to(row))[1]
+        row[ids] = self.gather_batch((class_logits(pred).argmax(1) == y).to(row))[1]
 
 @patch
 def after_train(self:TwoModelConfidenceCallback):

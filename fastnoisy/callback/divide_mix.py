@@ -26,7 +26,7 @@ from ..core.modules import forward_aside
 from ..core.networks import PeerNetwork
 from ..core.predict import predict
 from ..core.registry import register_method
-from ..core.sample_loss import class_ids, class_logits, soft_losses, unmixed
+from ..core.sample_loss import class_ids, class_logits, loss_of, soft_losses, unmixed
 from ..core.schedule import check_phase, phase_epochs
 
 # %% ../../nbs/callback/divide_mix.ipynb #aaa57820
@@ -157,7 +157,7 @@ class DivideMixCallback(MethodCallback):
     def batch_penalty(self):
         "The peer's loss of an ordinary step"
         loss_func = self.learn.loss_func
-        loss = loss_func(self.peer(self.learn), *self.yb)
+        loss = loss_of(loss_func, self.peer(self.learn), *self.yb)
         return loss/len(self.sample_ids) if getattr(loss_func, 'reduction', 'mean') == 'sum' else loss
 
     def after_loss(self):

@@ -15,8 +15,9 @@ from fastcore.basics import patch
 from fastai.torch_core import to_float
 from ..analysis.training_dynamics import Score, register_score
 from ..core.checks import require
+from ..core.ignored import ignored_rows, some_rows
 from ..core.loaders import RandomBatches, batch_size, inputs_and_targets
-from ..core.modules import forward_aside, same_autocast
+from ..core.modules import forward_aside, in_32_bits, prediction, same_autocast
 from ..core.predict import predict
 from ..core.method import MethodCallback
 from ..core.sample_loss import class_ids, class_logits, sample_losses, unmixed
@@ -236,8 +237,9 @@ class LiLAWCallback(MethodCallback):
 
     def batch_weights(self):
         if not self.active: return None
-        self._autocast,self._labels = same_autocast(self.pred.device),self.learn.sample.labels
-        return self._weights(self.pred.detach() if self.detach else self.pred, self._labels)
+        pred = class_logits(self.pred)
+        self._autocast,self._labels = same_autocast(self.sample_loss.device),self.learn.sample.labels
+        return self._weights(pred.detach() if self.detach else pred, self._labels)
 
     def after_train(self):
         self._check_finite()
@@ -264,19 +266,24 @@ def _valid(self:LiLAWCallback):
                      'Split some off (`valid_pct=0.2`), or give another labelled loader as `meta_dl`.')
 
 @patch
-def _draw(self:LiLAWCallback):
-    b = self.learn._set_device(next(self._batches))
-    xb,yb = inputs_and_targets(self.dls, b)
-    if not len(yb):
-        raise ValueError('The validation batches for LiLAW have no targets: give a labelled loader as `meta_dl`.')
-    class_ids(yb[0], 'validation')
-    return xb,yb
+def _draw(self:LiLAWCallback, tries=100):
+    for _ in range(tries):
+        b = self.learn._set_device(next(self._batches))
+        xb,yb = inputs_and_targets(self.dls, b)
+        if not len(yb):
+            raise ValueError('The validation batches for LiLAW have no targets: give a labelled loader as `meta_dl`.')
+        class_ids(yb[0], 'validation')
+        ignored = ignored_rows(yb, unmixed(self.learn.loss_func)[0])
+        if ignored is None: return xb,yb
+        if not ignored.all(): return some_rows(xb, ~ignored),some_rows(yb, ~ignored)
+    raise ValueError(f'{tries} validation batches for LiLAW have no label that the loss does not ignore: give a '
+                     'labelled loader as `meta_dl`.')
 
 # %% ../../nbs/callback/lilaw.ipynb #545b6095
 @patch
 def before_step(self:LiLAWCallback):
     due = self.active and (self.n_steps + 1) % self.meta_every == 0
-    if due and self.meta == 'hypergradient': self._virtual.before_step(self.xb, self.pred)
+    if due and self.meta == 'hypergradient': self._virtual.before_step(self.xb, prediction(self.pred))
 
 @patch
 def after_cancel_step(self:LiLAWCallback): self._skipped = True # a step that mixed precision skipped
@@ -300,7 +307,7 @@ def meta_step(self:LiLAWCallback):
 @patch
 def _direct(self:LiLAWCallback, loss_func, xb, yb):
     with torch.no_grad():
-        pred = to_float(forward_aside(self.model, *xb, training=self.meta_mode == 'train'))
+        pred = in_32_bits(forward_aside(self.model, *xb, training=self.meta_mode == 'train'))
         losses = sample_losses(loss_func, pred, *yb)
         self.state.step(*difficulty(class_logits(pred).softmax(1), class_ids(yb[0], 'validation')), losses.float())
 

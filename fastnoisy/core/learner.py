@@ -148,6 +148,10 @@ class _MethodFit:
             self.epoch = epoch
             self._with_events(self._do_epoch, 'epoch', CancelEpochException)
 
+    def _split(self, b):
+        super()._split(b)
+        if 'sample' in vars(self): self.sample.loaded = self.xb,self.yb # to see whether somebody moves the samples
+
     def _do_one_batch(self):
         "A method may take the training step into its own hands, and another network than the model may answer"
         if self.training: step = self.sample.own_step() if 'sample' in vars(self) else None

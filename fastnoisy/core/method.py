@@ -9,12 +9,15 @@ __all__ = ['MethodHooks', 'MethodCallback', 'SampleCallback', 'StepCallback']
 from functools import partial
 import numpy as np
 import torch
+from fastai.callback.core import CancelBatchException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import ValueMetric
 from fastai.torch_core import find_bs, num_distrib
 from fastcore.basics import patch
 from torch import Tensor
+from .batch_order import check_collation, check_rows
 from .distributed import WholeBatch, average_gradients, from_every, from_first, n_processes
+from .ignored import ignored_rows, is_too_small, some_rows
 from .learner import LearnerPart, MethodLearner, load_method, methods_of
 from .loaders import SampleStream
 from .networks import PeerNetwork, stepped
@@ -140,6 +143,7 @@ class SampleCallback(LearnerPart):
     "Sets `sample_ids`, `sample_loss`, `sample_weight` on the `Learner`; weighs, relabels, replaces as the methods say"
     order,run_valid,name = MethodCallback.order-1,False,'sample'
     _fit,_soft,_masks = None,None,None
+    loaded,_again = None,None # the batch as the loader gave it; what of it only fills up
     _active = ()
 
     def before_fit(self):
@@ -159,6 +163,7 @@ class SampleCallback(LearnerPart):
         if len(set(names)) < len(names): raise ValueError(
             f'A method was added twice, to the Learner or to fit: {names}. Leave one.')
         check_indexed(self.dls.train)
+        check_collation(self.dls.train)
         _check_processes(self.learn, names)
         if not can_unreduce(self.learn.loss_func): raise TypeError(
             f"loss_func {self.learn.loss_func} can only be averaged, but fastnoisy needs the loss of each sample. Give "
@@ -186,17 +191,33 @@ class SampleCallback(LearnerPart):
             self.learn.dl = self._tagged
         if not len(self.learn.dl): _stop_without_batches(self.learn, said)
 
-    def _kept(self, said):
-        "What is loaded, (N,), the same in all processes, come what may; and what each network keeps of it"
-        several = [o for o in said if len(o) > 1]
-        if len(several) > 1: raise ValueError('Two methods keep samples for several networks each: leave one of them.')
-        masks = np.logical_and.reduce([o for o in said if len(o) == 1] or [np.ones((1, said[0].shape[-1]), dtype=bool)])
-        if several: masks = masks & several[0]
-        masks = from_first(torch.as_tensor(np.ascontiguousarray(masks)).byte()).bool()
-        if several: self._masks = masks
-        return masks.any(0).numpy()
-
 # %% ../../nbs/core/method.ipynb #4987b7e1
+@patch
+def _kept(self:SampleCallback, said):
+    "What is loaded, (N,), the same in all processes, come what may; and what each network keeps of it"
+    several = [o for o in said if len(o) > 1]
+    if len(several) > 1: raise ValueError('Two methods keep samples for several networks each: leave one of them.')
+    masks = np.logical_and.reduce([o for o in said if len(o) == 1] or [np.ones((1, said[0].shape[-1]), dtype=bool)])
+    if several: masks = masks & several[0]
+    masks = from_first(torch.as_tensor(np.ascontiguousarray(masks)).byte()).bool()
+    if several: self._masks = masks
+    return masks.any(0).numpy()
+
+@patch
+def _without_ignored(self:SampleCallback, ids):
+    "Ids of the samples that the loss does not ignore; only they stay in the batch"
+    ignored = ignored_rows(self.yb, unmixed(self.learn.loss_func)[0])
+    n = len(ids) if ignored is None else int((~ignored).sum())
+    if is_too_small(n, len(ids)):
+        self.learn.yb = () # the Recorder does not count it
+        raise CancelBatchException
+    if ignored is None: return ids
+    rows = (~ignored).to(ids.device)
+    self.learn.xb,self.learn.yb = some_rows(self.xb, ~ignored),some_rows(self.yb, ~ignored)
+    if self._again is not None: self._again = self._again[rows]
+    return ids[rows]
+
+# %% ../../nbs/core/method.ipynb #1169a530
 @patch
 def before_batch(self:SampleCallback):
     if not len(self.yb): raise ValueError('The training batch has no targets: fastnoisy needs labelled data.')
@@ -204,11 +225,21 @@ def before_batch(self:SampleCallback):
     if len(ids) != bs: raise ValueError(
         f'The batch has {bs} samples but was made of {len(ids)} items: fastnoisy cannot be used with transforms that '
         'split, merge or drop the items of a batch.')
+    if self.loaded is not None: check_rows(self.loaded, (self.xb, self.yb))
+    self._again = getattr(self.dl, 'again', None)
+    ids = self._without_ignored(ids)
     self.learn.sample_ids,self.learn.sample_loss,self.learn.sample_weight = ids.to(self.yb[0].device),None,None
     self._soft,self._whole,self._own = None,None,False
     for m in self._active:
         labels = m.batch_labels()
         if labels is not None: self._put_in_force(labels, m)
+    self.loaded = self.xb,self.yb
+
+@patch
+def after_pred(self:SampleCallback):
+    "Nobody has moved the samples since"
+    if self.loaded is not None: check_rows(self.loaded, (self.xb, self.yb))
+    self.loaded = None
 
 @patch
 def _put_in_force(self:SampleCallback, labels, method):
@@ -226,7 +257,7 @@ def _put_in_force(self:SampleCallback, labels, method):
 def whole(self:SampleCallback)->WholeBatch:
     "This batch in all processes"
     size = self.dl.bs if n_processes() > 1 else None
-    if self._whole is None: self._whole = WholeBatch(self.sample_ids, getattr(self.dl, 'again', None), size)
+    if self._whole is None: self._whole = WholeBatch(self.sample_ids, self._again, size)
     return self._whole
 
 @patch(as_prop=True)

@@ -140,10 +140,10 @@ def follow(self:PeerNetwork, learn):
 
 @patch
 def __call__(self:PeerNetwork, learn, *xb):
-    "Predictions for the batch of the `Learner`, or for `xb`; those of an average are without graph"
+    "What it gives for the batch of the `Learner`, or for `xb`; an average gives it without graph"
     self.follow(learn)
     has_graph = torch.is_grad_enabled() and self.init != 'ema'
-    with torch.set_grad_enabled(has_graph): return prediction(self.model(*(xb or learn.xb)))
+    with torch.set_grad_enabled(has_graph): return self.model(*(xb or learn.xb))
 
 
 @patch

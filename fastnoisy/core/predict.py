@@ -20,6 +20,7 @@ from fasttransform import Pipeline
 from torch import Tensor, nn
 from torch.utils.data import DataLoader as TorchDataLoader
 from .distributed import copy_from_first, from_every, own_part, put_together
+from .ignored import ignored_rows
 from .loaders import inputs_and_targets, plain_tensors
 from .modules import forward_aside, model_mode, prediction, uncompiled
 from .rng import isolated_rng
@@ -79,7 +80,7 @@ def prediction_layer(
 )->nn.Linear:
     "The linear layer that makes the prediction; a `ValueError` where there is none"
     seen,layers = [],[m for m in model.modules() if isinstance(m, nn.Linear)]
-    with Hooks(layers, lambda m, _, out: seen.append((m, out))): pred = forward_aside(model, *xb)
+    with Hooks(layers, lambda m, _, out: seen.append((m, out))): pred = prediction(forward_aside(model, *xb))
     alike = [(m, out) for m,out in reversed(seen) if getattr(out, 'shape', None) == getattr(pred, 'shape', None)]
     if not alike: raise ValueError(
         f'No linear layer of the {type(model).__name__} has an output of the shape of its prediction, '
@@ -135,11 +136,20 @@ class _Forward:
     def __call__(self, b, bs):
         xb,yb = inputs_and_targets(self.dls, b)
         if self.features is not False and self.hook is None: self.hook = _feature_hook(self.model, self.features, xb)
-        pred = prediction(self.model(*xb))
-        res = dict(logits=_row_per_sample(pred), targets=_row_per_sample(yb[0]) if len(yb) else None)
+        pred = self.model(*xb) # the loss takes what it takes in training
+        res = dict(logits=_row_per_sample(prediction(pred)), targets=_row_per_sample(yb[0]) if len(yb) else None)
         if self.hook is not None: res['features'] = _stored_features(self.hook, bs)
         if self.loss_func is not None and len(yb): res['losses'] = sample_losses(self.loss_func, pred, *yb).float()
+        if self.loss_func is not None: self._without_ignored(res, yb)
         return {k: v.cpu() for k,v in res.items() if v is not None}
+
+    def _without_ignored(self, res, yb):
+        "A sample that the loss ignores has no target and no loss"
+        ignored = ignored_rows(yb, self.loss_func)
+        if ignored is None: return
+        for k,nothing in (('targets', -1), ('losses', math.nan)):
+            rows = ignored.view(-1, *[1]*(res[k].dim() - 1))
+            res[k] = res[k].masked_fill(rows, nothing)
 
     def end(self):
         if self.hook is not None: self.hook.remove()

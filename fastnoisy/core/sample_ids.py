@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader as TorchDataLoader, IterableDataset
 from fastcore.basics import GetAttr
 from fastai.data.load import DataLoader, _FakeLoader
+from .batch_order import followed
 
 # %% ../../nbs/core/sample_ids.ipynb #f2727c33
 class _Strip(GetAttr):
@@ -24,6 +25,22 @@ class _Strip(GetAttr):
         if isinstance(batch, list) and self.dl.pin_memory: batch = tuple(batch) # pinning turns tuples into lists
         return self.after_batch(batch)
 
+class _Followed(GetAttr):
+    "The loader's `before_batch`; the loader is told where it puts the items"
+    _default = 'before_batch'
+    def __init__(self, dl, before_batch): self.dl,self.before_batch = dl,before_batch
+    def __call__(self, items):
+        res = self.before_batch([*items])
+        self.dl.places = followed(items, res)
+        return res
+
+class _First:
+    "A method that comes before a function of the same name that the loader was given, such as `get_idxs`"
+    def __init__(self, f): self.f = f
+    def __get__(self, dl, cls=None): return self if dl is None else types.MethodType(self.f, dl)
+    def __set__(self, dl, v): setattr(dl.source, self.f.__name__, v)
+
+# %% ../../nbs/core/sample_ids.ipynb #42e5b8be
 def _fake_loader(dl):
     "What PyTorch's iterators see of the tagged loader `dl`: set up as that of its source"
     f = dl.source.fake_l
@@ -31,11 +48,12 @@ def _fake_loader(dl):
 
 class _TaggedDL:
     "Mixed into the class of a fastai `DataLoader`: `sample_ids` are the positions of the batch that was yielded last"
-    __slots__ = ('source', 'fake_l', 'sample_ids', 'chosen')
+    __slots__ = ('source', 'fake_l', 'sample_ids', 'chosen', 'places')
     def tag(self, source, keep):
         self.source,self.sample_ids,self.chosen = source,None,None
-        self.fake_l = _fake_loader(self)
+        self.fake_l,self.places = _fake_loader(self),None
         if keep is None: return
+        _check_sampler(source)
         if _is_sliced(source): raise TypeError(
             f'{type(source).__name__} reads the samples as slices unless it shuffles, so none can be left out: use '
             'shuffle=True for the training data.')
@@ -45,7 +63,9 @@ class _TaggedDL:
     def randomize(self):
         if self.chosen is None: self.source.randomize()
 
+    @_First
     def get_idxs(self): return self.source.get_idxs() if self.chosen is None else self.chosen
+
     def __len__(self):
         return len(self.source) if self.chosen is None else _n_batches(len(self.chosen), self.bs, self.drop_last)
 
@@ -53,10 +73,18 @@ class _TaggedDL:
         item = self.source.do_item(~s if _is_again(s) else s)
         return None if item is None else (s or 0, item)
 
+    @_First
     def do_batch(self, b):
         ids,items = zip(*b)
-        batch = self.source.do_batch(list(items))
-        return batch, torch.as_tensor(_ids_of_loader(self.source, ids), dtype=torch.long)
+        self.places,is_given = None,'do_batch' in vars(self.source)
+        batch = self.source.do_batch(list(items)) if is_given else super().do_batch(list(items))
+        ids = _ids_of_loader(self.source, ids if self.places is None else [ids[i] for i in self.places])
+        return batch, torch.as_tensor(ids, dtype=torch.long)
+
+    @property
+    def before_batch(self): return _Followed(self, self.source.before_batch)
+    @before_batch.setter
+    def before_batch(self, v): self.source.before_batch = v
 
     @property
     def after_batch(self): return _Strip(self, self.source.after_batch)
@@ -80,6 +108,12 @@ def _without_batch_of_one(ids, bs):
     return ids[:-1] if len(ids) % bs == 1 and len(ids) > 1 < bs else ids
 
 def _n_batches(n, bs, drop_last): return n//bs if drop_last else -(-n//bs)
+
+def _check_sampler(dl):
+    "A `TypeError` where the loader does not ask `get_idxs` what to load"
+    if 'sample' in vars(dl) or type(dl).sample is not DataLoader.sample: raise TypeError(
+        f'{type(dl).__name__} chooses what to load in a `sample` of its own, so no sample can be left out of it: '
+        'choose in `get_idxs`.')
 
 def _is_sliced(dl): return hasattr(dl, 'sampler') and dl.sampler is None and not dl.shuffle # tsai's
 

@@ -193,6 +193,7 @@ def noise_report(
     probability,separates,is_issue = _noise_probability(asked, *mixture)
     suggested = _suggested(methods_that_answer(learn, 'suggested_labels'), given, predicted, is_issue)
     is_issue = is_issue & (suggested != given) # without another label to suggest it is only hard
+    is_issue,quality = is_issue & (given >= 0),np.where(given >= 0, quality, math.nan) # no label, no verdict
     vocab = _vocab(learn.dls, probs.shape[1])
     def name(ids): return [vocab[i] if i >= 0 else None for i in ids]
     table = dict(sample_id=np.arange(len(given)), item=training_items(learn.dls),
