@@ -99,7 +99,8 @@ SETTINGS = {
                           other_classes=_model, mixup='leave MixUp and', processes=False, fresh=True,
                           text=lambda make_model: dict(peer=make_model())),
     'm-correction': Setting(lambda: dict(cbs=m_correction()), ('labels', 'loss'), other_classes=_classes),
-    'forward': Setting(lambda **options: dict(cbs=transition(**options)), ('loss',), text=lambda make_model: dict(T=.9*np.eye(2) + .05),
+    'forward': Setting(lambda **options: dict(cbs=transition(**options)), ('loss',),
+                       text=lambda make_model: dict(T=.9*np.eye(2) + .05),
                        other_classes='matrix of 3 classes, and the model predicts 4'),
     'vol-min': Setting(lambda **options: dict(cbs=VolMinNetCallback(lr=.1, **options)), ('loss',), moves=vol_min_moves,
                        other_classes=_classes, text=lambda make_model: dict(diagonal=.95)),
@@ -124,7 +125,7 @@ VARIANTS = {
     'soft': Setting(lambda: dict(cbs=[also(), knn(soft=True)]), ('weights', 'labels'), processes=False),
     'fresh': Setting(lambda: dict(cbs=co_teaching(init='fresh')), **_peers),
     'balanced': Setting(lambda: dict(cbs=co_teaching(init='fresh', balanced=True)), **_peers),
-    'estimated': Setting(lambda: dict(cbs=early(TransitionCallback)), other_classes=_classes), # which says too little to act
+    'estimated': Setting(lambda: dict(cbs=early(TransitionCallback)), other_classes=_classes), # and says too little
     'reweight': Setting(lambda: dict(cbs=transition(use='reweight')), ('weights',)),
     'backward': Setting(lambda: dict(cbs=transition(use='backward')), ('labels',)),
     'unlabelled': Setting(lambda: dict(cbs=divide_mix(lambda_u=1.)), ('loss',), moves=divide_mix_moves,

@@ -108,7 +108,8 @@ def trusted_matrix(
 def _check_matrix(T):
     "A `ValueError` for what is no transition matrix"
     remedy = 'give T[i, j] = P(given=j | true=i), (K, K), with rows that sum to 1'
-    if T.dim() != 2 or T.shape[0] != T.shape[1] or len(T) < 2: raise ValueError(f'T has shape {tuple(T.shape)}: {remedy}.')
+    is_square = T.dim() == 2 and T.shape[0] == T.shape[1] > 1
+    if not is_square: raise ValueError(f'T has shape {tuple(T.shape)}: {remedy}.')
     sums = T.sum(1)
     if not (T.isfinite().all() and (T >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)):
         raise ValueError(f'T has entries in [{T.min():.3g}, {T.max():.3g}] and rows that sum to '
@@ -197,7 +198,7 @@ def estimate_transition(
     true:Tensor=None, # For 'trusted': true class ids, (N,); -1 = unknown
     names:list=None, # Of the classes, (K,)
 )->TransitionMatrix:
-    "The transition matrix by a model's predictions. A `ValueError` for an estimator that there is not, or without labels"
+    "The transition matrix by a model's predictions. A `ValueError` for an unknown estimator, or without labels"
     if by not in ESTIMATORS: raise ValueError(f'by={by!r}: give one of {", ".join(ESTIMATORS)}.')
     known = given >= 0
     if not known.any(): raise ValueError('given: no sample has a label; give class ids >= 0.')
