@@ -35,6 +35,7 @@ from .core.method import MethodCallback
 from .core.registry import METHODS, register_method
 from .methods import as_method, register_loss
 # analysis
+from .analysis.label_issues import find_label_issues
 from .analysis.report.table import noise_report
 from .analysis.calibration import calibrate
 from .analysis.neighbors import knn_vote
