@@ -22,6 +22,7 @@ from ..core.modules import in_32_bits, state_device
 from ..core.networks import PeerNetwork
 from ..core.predict import predict
 from ..core.registry import register_method
+from ..core.rng import kept_rng
 from ..core.sample_loss import class_ids, class_logits, unmixed
 from ..core.schedule import check_phase, phase_epochs
 from ..core.tables import SampleTable
@@ -165,8 +166,7 @@ def batch_penalty(self:CoTeachingCallback):
 def _peer_pred(self:CoTeachingCallback):
     "What the peer gives, whose dropout does not draw from the streams of the training"
     self.n_steps += 1
-    devices = list({p.device for p in self.peer.model.parameters() if p.is_cuda})
-    with torch.random.fork_rng(devices):
+    with kept_rng(self.peer.model):
         torch.manual_seed(self.seed + self.n_steps*n_processes() + process_rank())
         pred = in_32_bits(self.peer(self.learn))
     n = len(class_logits(pred))

@@ -195,8 +195,8 @@ def _draw(self:DivideMixCallback, batches):
     "Sample ids (B,), inputs (views*B, ...) and given labels (B,)"
     device = next(self.model.parameters()).device
     ids,batch = next(batches)
-    xb,yb = inputs_and_targets(self.dls, to_device(batch, device))
-    return ids.to(device), xb, class_ids(yb[0])[:len(ids)]
+    xb,yb = inputs_and_targets(self.dls, to_device(batch, device, non_blocking=True))
+    return ids.to(device, non_blocking=True), xb, class_ids(yb[0])[:len(ids)]
 
 # %% ../../nbs/callback/divide_mix.ipynb #bbd54a74
 @patch

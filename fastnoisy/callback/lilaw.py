@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 from fastcore.basics import patch
-from fastai.torch_core import to_float
+from fastai.torch_core import to_device, to_float
 from ..analysis.training_dynamics import Score, register_score
 from ..core.checks import require
 from ..core.ignored import ignored_rows, some_rows
@@ -268,7 +268,7 @@ def _valid(self:LiLAWCallback):
 @patch
 def _draw(self:LiLAWCallback, tries=100):
     for _ in range(tries):
-        b = self.learn._set_device(next(self._batches))
+        b = to_device(next(self._batches), next(self.model.parameters()).device, non_blocking=True)
         xb,yb = inputs_and_targets(self.dls, b)
         if not len(yb):
             raise ValueError('The validation batches for LiLAW have no targets: give a labelled loader as `meta_dl`.')

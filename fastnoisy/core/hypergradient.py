@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from .modules import forward_aside, last_linear, model_mode, prediction
+from .rng import kept_rng
 
 # %% ../../nbs/core/hypergradient.ipynb #f69ff0ba
 def trained(
@@ -44,9 +45,8 @@ def logit_tangents(
     training:bool=True, # In train mode: BatchNorm takes the statistics of this batch (they are not kept), dropout draws anew
 )->tuple: # Logits and their derivatives along `direction`, each (B, K)
     "The logits at `params` and how they change, in one forward pass; model and random streams stay as they are"
-    devices = list({p.device for p in params.values() if p.is_cuda})
     buffers = {n: b.clone() for n,b in model.named_buffers()}
-    with (torch.no_grad(), model_mode(model, training), torch.random.fork_rng(devices), differentiable_kernels(model),
+    with (torch.no_grad(), model_mode(model, training), kept_rng(model), differentiable_kernels(model),
           forward_ad.dual_level()):
         duals = {n: forward_ad.make_dual(p, direction[n]) for n,p in params.items()}
         logits,tangents = forward_ad.unpack_dual(prediction(functional_call(model, {**duals, **buffers}, xb)))
@@ -82,9 +82,8 @@ class WholeModel:
         training:bool=False, # Mode of the model for the validation batch
     )->tuple: # Logits of the training batch before the step and their derivatives along the gradient of the validation loss after it
         "To be called after the step"
-        devices = list({p.device for p in self.params.values() if p.is_cuda})
         params,buffers = trained(self.model),{n: b.clone() for n,b in self.model.named_buffers()}
-        with (torch.enable_grad(), model_mode(self.model, training), torch.random.fork_rng(devices),
+        with (torch.enable_grad(), model_mode(self.model, training), kept_rng(self.model),
               differentiable_kernels(self.model)):
             logits = prediction(functional_call(self.model, buffers, xb))
             grads = torch.autograd.grad(loss(logits), list(params.values()), allow_unused=True)

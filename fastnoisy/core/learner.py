@@ -16,7 +16,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import LRFinder
 from fastai.learner import SkipToEpoch
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import rank_distrib, trainable_params
+from fastai.torch_core import rank_distrib, to_cpu, trainable_params
 from fastcore.basics import noop
 from fastcore.foundation import L
 from fastcore.xtras import join_path_file
@@ -39,8 +39,8 @@ def _first_group(opt):
     return opt.opt.param_groups[0] if isinstance(opt, OptimWrapper) else opt.hypers[0]
 
 def _take_saved(opt):
-    "What a file said of methods, once"
-    return None if opt is None else _first_group(opt).pop(_KEY, None)
+    "What a file said of methods, once; on the CPU, as `Learner.load` maps all of the file to the device of the batches"
+    return None if opt is None else to_cpu(_first_group(opt).pop(_KEY, None))
 
 def method_state(
     method, # A `MethodCallback`

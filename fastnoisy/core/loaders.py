@@ -9,6 +9,9 @@ __all__ = ['shuffled', 'plain_tensors', 'batch_size', 'RandomBatches', 'SampleSt
 from functools import partial
 import numpy as np
 from fastai.data.load import DataLoader
+from fastai.torch_core import to_device
+from fastcore.basics import GetAttr
+from fasttransform import Pipeline
 from torch import Tensor
 from torch.utils.data import DataLoader as TorchDataLoader
 from .distributed import n_processes, process_rank
@@ -27,19 +30,27 @@ def shuffled(
         yield from np.random.default_rng((seed, p)).permutation(n)[skip:].tolist()
         p,skip = p+1,0
 
-def _own_part(positions, bs, start):
-    "Of each batch of all processes the `bs` positions of this one"
-    positions = positions(start*bs*n_processes())
-    while True:
-        batch = [next(positions) for _ in range(bs*n_processes())]
-        yield from batch[process_rank()*bs:][:bs]
+class _OwnPart:
+    """Of each batch of all processes the `bs` positions of this one. Unlike a generator it can be sent to a worker that
+    is spawned, which knows nothing of the processes"""
+    def __init__(self, positions, bs, start):
+        self.positions,self.bs,self.start = positions,bs,start
+        self.n,self.rank = n_processes(),process_rank()
+    def __iter__(self):
+        for batch in _in_batches(self.positions(self.start*self.bs*self.n), self.bs*self.n):
+            yield from batch[self.rank*self.bs:][:self.bs]
 
 def _in_batches(positions, bs):
+    positions = iter(positions)
     while True: yield [next(positions) for _ in range(bs)]
 
-def _of_part(ids, bs, views, positions):
+class _OfPart:
     "The samples `ids` at some positions, each batch `views` times"
-    for batch in _in_batches(positions(), bs): yield from ids[batch].tolist()*views
+    def __init__(self, ids, bs, views, positions):
+        self.ids,self.bs,self.views = ids,bs,views
+        self.positions = positions()
+    def __iter__(self):
+        for batch in _in_batches(self.positions, self.bs): yield from self.ids[batch].tolist()*self.views
 
 # %% ../../nbs/core/loaders.ipynb #ec2a0add
 def plain_tensors(
@@ -56,6 +67,18 @@ def batch_size(
     "How many samples a batch of `dl` has"
     return dl.batch_size if isinstance(dl, TorchDataLoader) else dl.bs
 
+class _Ahead(GetAttr):
+    "The `after_batch` of a loader, which first sends the batch to the device; the host does not wait for it to arrive"
+    _default = 'after_batch'
+    def __init__(self, after_batch, device): self.after_batch,self.device = after_batch,device
+    def __call__(self, b): return self.after_batch(to_device(b, self.device, non_blocking=True))
+
+def _sent_ahead(dl):
+    "`dl`, which is nobody else's; fastai's own way to send a batch makes the host wait for all the work of the device"
+    if isinstance(dl.after_batch, Pipeline): dl.after_batch.split_idx = getattr(dl.dataset, 'split_idx', None)
+    dl.after_batch,dl._device = _Ahead(dl.after_batch, dl.device),None
+    return dl
+
 class RandomBatches:
     "Random batches from the data of a loader, without end and without touching the global random streams"
     def __init__(self,
@@ -69,10 +92,12 @@ class RandomBatches:
         bs = max(min((bs or batch_size(dl))*n_processes(), n)//n_processes(), 1)
         self.n,self.bs = n,bs
         self.random,self.batches = isolated_rng(seed),None
-        with self.random: self.dl = self._endless(dl, partial(_own_part, partial(shuffled, n, seed), bs, start))
+        with self.random: self.dl = self._endless(dl, partial(_OwnPart, partial(shuffled, n, seed), bs, start))
 
     def _endless(self, dl, positions):
-        if isinstance(dl, DataLoader): return dl.new(bs=self.bs, shuffle=True, drop_last=False, get_idxs=positions)
+        if isinstance(dl, DataLoader):
+            new = dl.new(bs=self.bs, shuffle=True, drop_last=False, get_idxs=positions)
+            return new if new.device is None else _sent_ahead(new)
         return TorchDataLoader(dl.dataset, batch_sampler=_in_batches(positions(), self.bs), num_workers=dl.num_workers,
                                collate_fn=dl.collate_fn, pin_memory=dl.pin_memory, worker_init_fn=dl.worker_init_fn)
 
@@ -104,8 +129,8 @@ class SampleStream(RandomBatches):
         self.n,self.n_samples = len(ids),bs
         self.views,self.bs = views,bs*views
         self.random,self.batches = isolated_rng(seed),None
-        positions = partial(_own_part, partial(shuffled, len(ids), seed), bs, start)
-        with self.random: self.dl = with_sample_ids(self._endless(dl, partial(_of_part, ids, bs, views, positions)))
+        positions = partial(_OwnPart, partial(shuffled, len(ids), seed), bs, start)
+        with self.random: self.dl = with_sample_ids(self._endless(dl, partial(_OfPart, ids, bs, views, positions)))
 
     def __next__(self):
         "Sample ids, (B,), and the batch, whose tensors have `views` times B rows: all samples, and all again"

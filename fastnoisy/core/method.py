@@ -228,7 +228,8 @@ def before_batch(self:SampleCallback):
     if self.loaded is not None: check_rows(self.loaded, (self.xb, self.yb))
     self._again = getattr(self.dl, 'again', None)
     ids = self._without_ignored(ids)
-    self.learn.sample_ids,self.learn.sample_loss,self.learn.sample_weight = ids.to(self.yb[0].device),None,None
+    self.learn.sample_ids = ids.to(self.yb[0].device, non_blocking=True)
+    self.learn.sample_loss,self.learn.sample_weight = None,None
     self._soft,self._whole,self._own = None,None,False
     for m in self._active:
         labels = m.batch_labels()
@@ -256,9 +257,15 @@ def _put_in_force(self:SampleCallback, labels, method):
 @patch(as_prop=True)
 def whole(self:SampleCallback)->WholeBatch:
     "This batch in all processes"
-    size = self.dl.bs if n_processes() > 1 else None
-    if self._whole is None: self._whole = WholeBatch(self.sample_ids, self._again, size)
+    if self._whole is None: self._whole = self._of_all()
     return self._whole
+
+@patch
+def _of_all(self:SampleCallback):
+    if n_processes() == 1: return WholeBatch(self.sample_ids)
+    again = self._again
+    if again is not None: again = again.to(self.sample_ids.device, non_blocking=True)
+    return WholeBatch(self.sample_ids, again, self.dl.bs)
 
 @patch(as_prop=True)
 def network_masks(self:SampleCallback)->Tensor: # (M, B), bool; None where no method keeps samples for several networks

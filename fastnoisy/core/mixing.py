@@ -35,8 +35,8 @@ def mixup(
     x = x if isinstance(x, tuple) else (x,)
     b,device = len(q),q.device
     if alpha < 0: raise ValueError(f'alpha={alpha}: give a number > 0, or 0 to blend nothing.')
-    partners = torch.randperm(b, generator=generator).to(device)
-    lam = _beta(alpha, b if per_sample else 1, generator).to(device)
+    partners = torch.randperm(b, generator=generator).to(device, non_blocking=True)
+    lam = _beta(alpha, b if per_sample else 1, generator).to(device, non_blocking=True)
     if folded: lam = torch.maximum(lam, 1 - lam)
     if not per_sample: lam = lam[0]
     blend = lambda t: torch.lerp(t[partners], t, _wide(lam, t).to(t.dtype))

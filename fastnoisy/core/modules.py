@@ -12,6 +12,7 @@ import torch
 from fastai.torch_core import get_model
 from torch import nn
 from torch.func import functional_call
+from .rng import kept_rng
 
 # %% ../../nbs/core/modules.ipynb #0095a3be
 @contextmanager
@@ -50,9 +51,8 @@ def forward_aside(
     model = get_model(model)
     with torch.no_grad(), model_mode(model, training):
         if not training: return model(*xb)
-        devices = list({p.device for p in model.parameters() if p.is_cuda})
         buffers = {n: b.clone() for n,b in model.named_buffers()}
-        with torch.random.fork_rng(devices): return functional_call(model, buffers, xb)
+        with kept_rng(model): return functional_call(model, buffers, xb)
 
 # %% ../../nbs/core/modules.ipynb #7459b06a
 @contextmanager

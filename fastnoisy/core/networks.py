@@ -8,7 +8,7 @@ __all__ = ['INITS', 'copied', 'redraw', 'is_fresh', 'PeerNetwork', 'stepped', 'M
 # %% ../../nbs/core/networks.ipynb #67675254
 from copy import deepcopy
 import torch
-from torch import nn
+from torch import Tensor, nn
 from fastcore.basics import patch
 from fastcore.foundation import L
 from fastai.callback.training import GradientClip
@@ -69,11 +69,18 @@ def _start(learn, model, init, seed, argument):
         with isolated_rng(_FRESH + seed): return model()
     model = copied(get_model(learn.model), argument)
     if init != 'fresh': return model
+    model = model.cpu() # where a seed draws the same weights on every machine
     groups = learn.splitter(model)
     if not redraw(model, L(groups[-1]) if isinstance(groups[0], (list, L)) else None, seed): raise ValueError(
         f"init='fresh': {type(model).__name__} has no layer that can draw its weights anew. Give a second network, or "
         f'a function that makes one, as `{argument}`.')
     return model
+
+def _state_to(opt, device):
+    "An optimizer's state follows its parameters"
+    states = opt.opt.state if isinstance(opt, OptimWrapper) else opt.state
+    def is_there(v): return not isinstance(v, Tensor) or v.dim() == 0 or v.device == device
+    for state in states.values(): state.update({k: v.to(device) for k,v in state.items() if not is_there(v)})
 
 @torch.no_grad()
 def _average(average, model, decay):
@@ -118,6 +125,7 @@ class PeerNetwork:
         copy_from_first([*self.model.parameters(), *self.model.buffers()])
         if self.init == 'ema': return self.model.requires_grad_(False)
         if self.opt is None or is_fresh(learn.opt): self._create_opt(learn)
+        _state_to(self.opt, next(self.model.parameters()).device)
         self.opt.zero_grad()
 
     def _create_opt(self, learn):

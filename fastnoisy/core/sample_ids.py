@@ -16,12 +16,18 @@ from fastai.data.load import DataLoader, _FakeLoader
 from .batch_order import followed
 
 # %% ../../nbs/core/sample_ids.ipynb #f2727c33
+class _Ids:
+    "The ids of a batch, (B,), in a case: transforms do not see them, nor does the copy of the batch to a device"
+    def __init__(self, ids): self.ids = torch.as_tensor(ids, dtype=torch.long)
+    def pin_memory(self, device=None): return _Ids(self.ids.pin_memory())
+
 class _Strip(GetAttr):
     "The loader's `after_batch`, called after the ids have been taken off the batch"
     _default = 'after_batch'
     def __init__(self, dl, after_batch): self.dl,self.after_batch = dl,after_batch
     def __call__(self, b):
-        batch,self.dl.sample_ids = b
+        batch,ids = b
+        self.dl.sample_ids = ids.ids
         if isinstance(batch, list) and self.dl.pin_memory: batch = tuple(batch) # pinning turns tuples into lists
         return self.after_batch(batch)
 
@@ -79,7 +85,7 @@ class _TaggedDL:
         self.places,is_given = None,'do_batch' in vars(self.source)
         batch = self.source.do_batch(list(items)) if is_given else super().do_batch(list(items))
         ids = _ids_of_loader(self.source, ids if self.places is None else [ids[i] for i in self.places])
-        return batch, torch.as_tensor(ids, dtype=torch.long)
+        return batch, _Ids(ids)
 
     @property
     def before_batch(self): return _Followed(self, self.source.before_batch)
@@ -220,7 +226,7 @@ def check_indexed(
 def with_sample_ids(
     dl, # fastai `DataLoader` of any kind, `DistributedDL`, or PyTorch `DataLoader`, over an indexed data set
     keep:np.ndarray=None, # Which samples to load, (N,) bool, for one epoch; default all
-): # The same loader with `sample_ids`, (B,) int64: positions in `dl.dataset` of the batch yielded last
+): # The same loader with `sample_ids`, (B,) int64: positions in `dl.dataset` of the batch yielded last, on the CPU
     "`dl` with ids: shares all its state, leaves it untouched; a `TypeError` where samples have no positions"
     check_indexed(dl)
     mixin = _TaggedDistributedDL if is_divided(dl) else _TaggedTorchDL if isinstance(dl, TorchDataLoader) else _TaggedDL

@@ -70,7 +70,7 @@ def shifted(
 )->Tensor: # (B, C, H, W)
     "Each image moved by up to an eighth of its height and width, at random; what comes in is mirrored"
     generator = torch.Generator().manual_seed(seed)
-    rows,columns = (_moved(len(x), n, generator).to(x.device) for n in x.shape[2:])
+    rows,columns = (_moved(len(x), n, generator).to(x.device, non_blocking=True) for n in x.shape[2:])
     samples,channels = (torch.arange(n, device=x.device) for n in x.shape[:2])
     return x[samples[:,None,None,None], channels[:,None,None], rows[:,None,:,None], columns[:,None,None,:]]
 

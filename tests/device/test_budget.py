@@ -1,0 +1,94 @@
+"""What each method adds to a training step on a GPU, counted on the pretend device: kernels to start, and waits of the
+host for the device. What a method may add is in reference/kernels.csv: kernels; no wait, but for the one by which
+PyTorch's loss scaler finds out whether the step of a second network is to be skipped (fp16 alone)."""
+import csv
+from collections import Counter
+import pytest, torch
+from torch import nn
+from fastai.basics import Callback, CrossEntropyLossFlat, L, Learner
+from fastai.callback.progress import ProgressCallback
+from fastnoisy.all import *
+from helpers import LR, TESTS, make_dls, methods_of
+from on_device import DEVICE, KIND, Half, dls_on
+from pretend import Meter
+from settings import SETTINGS, also, confidence, lilaw, setting
+
+pytestmark = [pytest.mark.filterwarnings('ignore'),
+              pytest.mark.skipif(KIND != 'pretend', reason='kernels are counted on the pretend device')]
+
+with open(TESTS/'reference/kernels.csv', newline='') as f:
+    BUDGET = {row['method']: row for row in csv.DictReader(f)}
+
+class Steps(Callback):
+    "Kernels and waits from one batch to the next, for the steps in the middle of an epoch"
+    order = -200
+    def __init__(self, meter): self.meter,self.steps,self.was = meter,[],None
+    def before_train(self): self.was = None
+    def before_batch(self):
+        if not self.training: return
+        now = self.meter.kernels,self.meter.waits.copy(),self.meter.lines.copy()
+        if self.was is not None: self.steps.append(tuple(a - b for a,b in zip(now, self.was)))
+        self.was = now
+
+def cnn():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8),
+                         nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+
+def images():
+    dls = make_dls(192)
+    for dl in dls.loaders: dl.dataset.x = dl.dataset.x.repeat(1, 16).view(-1, 1, 8, 8)
+    return dls_on(DEVICE, dls)
+
+OPTIONS = {
+    'plain': lambda: {},
+    'core': lambda: dict(cbs=MethodCallback()),
+    'optimistic': lambda: dict(cbs=also(mode='optimistic')),
+    'hypergradient:head': lambda: dict(cbs=lilaw(meta='hypergradient', meta_of='head')),
+    'hypergradient:all': lambda: dict(cbs=lilaw(meta='hypergradient')),
+    'shifts': lambda: dict(cbs=confidence(view=None)),
+    'dynamics': lambda: dict(cbs=DynamicsCallback()),
+    'gradients': lambda: dict(cbs=DynamicsCallback('grand')),
+}
+def made(method): return OPTIONS[method]() if method in OPTIONS else setting(method).make()
+
+def steps_of(method, half=None):
+    "Kernels of a step, its waits and the lines that started the kernels: the median of the last epoch's steps"
+    options = {'loss_func': CrossEntropyLossFlat(), **made(method)}
+    cbs,meter = L(options.pop('cbs', None)),Meter()
+    steps = Steps(meter)
+    cbs += L(None if half is None else Half(half)) + L(steps)
+    dls = images()
+    if method == 'oracle': dls = setting(method).data(dls)
+    learn = Learner(dls, cnn().to(DEVICE), cbs=cbs, **options)
+    learn.remove_cbs(ProgressCallback)
+    learn.logger = lambda *_: None
+    learn.fit(1, LR)
+    with meter: learn.fit(2, LR)
+    each = sorted(steps.steps, key=lambda o: (sum(o[1].values()), o[0]))
+    return each[len(each)//2]
+
+def kinds(waits):
+    "How often the host waits, and why"
+    res = Counter()
+    for k,n in waits.items(): res[k.split(':')[0]] += n
+    return res
+
+@pytest.fixture(scope='module')
+def plain(): return {o: steps_of('plain', o) for o in (None, torch.float16)}
+
+QUICK = 'core', 'also', 'lilaw'
+REST = [o for o in {**SETTINGS, **OPTIONS} if o not in (*QUICK, 'plain')]
+
+@pytest.mark.parametrize('method', [*QUICK, *(pytest.param(o, marks=pytest.mark.slow) for o in REST)])
+def test_kernels_and_waits(method, plain):
+    kernels,waits,lines = steps_of(method)
+    assert not kinds(waits) - kinds(plain[None][1]), waits
+    extra = kernels - plain[None][0]
+    assert extra <= int(BUDGET[method]['kernels']), f'{extra} kernels: {lines.most_common(12)}'
+
+@pytest.mark.parametrize('method', SETTINGS)
+def test_waits_in_half_precision(method, plain):
+    waits = steps_of(method, torch.float16)[1]
+    extra = kinds(waits) - kinds(plain[torch.float16][1])
+    assert extra == +Counter({'_local_scalar_dense': int(BUDGET[method]['waits_fp16'])}), waits
