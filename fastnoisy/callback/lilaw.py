@@ -273,7 +273,7 @@ def _draw(self:LiLAWCallback, tries=100):
         if not len(yb):
             raise ValueError('The validation batches for LiLAW have no targets: give a labelled loader as `meta_dl`.')
         class_ids(yb[0], 'validation')
-        ignored = ignored_rows(yb, unmixed(self.learn.loss_func)[0])
+        ignored = ignored_rows(yb, unmixed(self.learn.loss_func)[0], self._batches.least)
         if ignored is None: return xb,yb
         if not ignored.all(): return some_rows(xb, ~ignored),some_rows(yb, ~ignored)
     raise ValueError(f'{tries} validation batches for LiLAW have no label that the loss does not ignore: give a '

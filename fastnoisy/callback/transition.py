@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from fastcore.basics import patch
 from ..analysis.noise_rate import MIN_LABELS, n_valid
-from ..analysis.transition import (ESTIMATORS, TransitionMatrix, backward_labels, estimate_transition,
-                                           fit_noise)
+from ..analysis.transition import ESTIMATORS, TransitionMatrix, backward_labels, estimate_transition, fit_noise
 from ..analysis.transition import forward_logits, forward_weights
 from ..core.checkpoint import class_names
 from ..core.checks import require
@@ -179,8 +178,7 @@ class VolMinNetCallback(MethodCallback):
         names = class_names(self.dls)
         if self.w is None: self._make(_n_classes(self.learn, names), names)
         _check_names(self.matrix, names, self.names is None)
-        device = next(self.model.parameters()).device
-        if self.w.device != device: self.w.data = self.w.data.to(device)
+        self._to(next(self.model.parameters()).device)
 
     def extra_optimizer(self): return torch.optim.SGD([self.w], lr=self.lr, momentum=.9)
 
@@ -210,6 +208,13 @@ def _make(self:VolMinNetCallback, k, names):
     require(diagonal > 1/k, 'diagonal', diagonal, f'of {k} classes give more than {1/k:.3g}')
     self.names = names
     self.w = torch.full((k, k), volume_start(k, diagonal)).requires_grad_()
+
+@patch
+def _to(self:VolMinNetCallback, device):
+    "The weights on another device are another tensor; its optimizer goes on"
+    if self.w.device == device: return
+    self.w = self.w.detach().to(device).requires_grad_()
+    if self.own_optimizer is not None: self.own_state,self.own_optimizer = self.own_optimizer.state_dict(),None
 
 def _n_classes(learn, names):
     if names is not None: return len(names)

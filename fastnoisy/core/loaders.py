@@ -15,6 +15,7 @@ from fasttransform import Pipeline
 from torch import Tensor
 from torch.utils.data import DataLoader as TorchDataLoader
 from .distributed import n_processes, process_rank
+from .ignored import least_label
 from .rng import isolated_rng
 from .sample_ids import undivided, with_sample_ids
 
@@ -71,7 +72,9 @@ class _Ahead(GetAttr):
     "The `after_batch` of a loader, which first sends the batch to the device; the host does not wait for it to arrive"
     _default = 'after_batch'
     def __init__(self, after_batch, device): self.after_batch,self.device = after_batch,device
-    def __call__(self, b): return self.after_batch(to_device(b, self.device, non_blocking=True))
+    def __call__(self, b):
+        self.least = least_label(b)
+        return self.after_batch(to_device(b, self.device, non_blocking=True))
 
 def _sent_ahead(dl):
     "`dl`, which is nobody else's; fastai's own way to send a batch makes the host wait for all the work of the device"
@@ -79,6 +82,7 @@ def _sent_ahead(dl):
     dl.after_batch,dl._device = _Ahead(dl.after_batch, dl.device),None
     return dl
 
+# %% ../../nbs/core/loaders.ipynb #6fefd1ed
 class RandomBatches:
     "Random batches from the data of a loader, without end and without touching the global random streams"
     def __init__(self,
@@ -104,7 +108,10 @@ class RandomBatches:
     def __next__(self):
         with self.random:
             if self.batches is None: self.batches = iter(self.dl)
-            return plain_tensors(next(self.batches))
+            b = next(self.batches)
+        sent = vars(self.dl).get('after_batch')
+        self.least = sent.least if isinstance(sent, _Ahead) else least_label(b)
+        return plain_tensors(b)
 
     def close(self):
         "Let the workers go"

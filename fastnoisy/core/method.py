@@ -206,7 +206,7 @@ def _kept(self:SampleCallback, said):
 @patch
 def _without_ignored(self:SampleCallback, ids):
     "Ids of the samples that the loss does not ignore; only they stay in the batch"
-    ignored = ignored_rows(self.yb, unmixed(self.learn.loss_func)[0])
+    ignored = ignored_rows(self.yb, unmixed(self.learn.loss_func)[0], getattr(self.dl, 'least', None))
     n = len(ids) if ignored is None else int((~ignored).sum())
     if is_too_small(n, len(ids)):
         self.learn.yb = () # the Recorder does not count it
@@ -254,6 +254,7 @@ def _put_in_force(self:SampleCallback, labels, method):
     is_mixed = hasattr(getattr(self.learn.loss_func, '__self__', None), 'old_lf')
     self.learn.yb = (traced(hard) if self._soft is not None and is_mixed else hard, *rest)
 
+# %% ../../nbs/core/method.ipynb #8d3270d8
 @patch(as_prop=True)
 def whole(self:SampleCallback)->WholeBatch:
     "This batch in all processes"

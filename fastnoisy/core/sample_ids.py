@@ -14,12 +14,13 @@ from torch.utils.data import DataLoader as TorchDataLoader, IterableDataset
 from fastcore.basics import GetAttr
 from fastai.data.load import DataLoader, _FakeLoader
 from .batch_order import followed
+from .ignored import least_label
 
 # %% ../../nbs/core/sample_ids.ipynb #f2727c33
 class _Ids:
     "The ids of a batch, (B,), in a case: transforms do not see them, nor does the copy of the batch to a device"
-    def __init__(self, ids): self.ids = torch.as_tensor(ids, dtype=torch.long)
-    def pin_memory(self, device=None): return _Ids(self.ids.pin_memory())
+    def __init__(self, ids, least=None): self.ids,self.least = torch.as_tensor(ids, dtype=torch.long),least
+    def pin_memory(self, device=None): return _Ids(self.ids.pin_memory(), self.least)
 
 class _Strip(GetAttr):
     "The loader's `after_batch`, called after the ids have been taken off the batch"
@@ -27,7 +28,7 @@ class _Strip(GetAttr):
     def __init__(self, dl, after_batch): self.dl,self.after_batch = dl,after_batch
     def __call__(self, b):
         batch,ids = b
-        self.dl.sample_ids = ids.ids
+        self.dl.sample_ids,self.dl.least = ids.ids,ids.least
         if isinstance(batch, list) and self.dl.pin_memory: batch = tuple(batch) # pinning turns tuples into lists
         return self.after_batch(batch)
 
@@ -54,10 +55,10 @@ def _fake_loader(dl):
 
 class _TaggedDL:
     "Mixed into the class of a fastai `DataLoader`: `sample_ids` are the positions of the batch that was yielded last"
-    __slots__ = ('source', 'fake_l', 'sample_ids', 'chosen', 'places')
+    __slots__ = ('source', 'fake_l', 'sample_ids', 'chosen', 'places', 'least')
     def tag(self, source, keep):
         self.source,self.sample_ids,self.chosen = source,None,None
-        self.fake_l,self.places = _fake_loader(self),None
+        self.fake_l,self.places,self.least = _fake_loader(self),None,None
         if keep is None: return
         _check_sampler(source)
         if _is_sliced(source): raise TypeError(
@@ -85,7 +86,7 @@ class _TaggedDL:
         self.places,is_given = None,'do_batch' in vars(self.source)
         batch = self.source.do_batch(list(items)) if is_given else super().do_batch(list(items))
         ids = _ids_of_loader(self.source, ids if self.places is None else [ids[i] for i in self.places])
-        return batch, _Ids(ids)
+        return batch, _Ids(ids, least_label(batch))
 
     @property
     def before_batch(self): return _Followed(self, self.source.before_batch)
@@ -153,6 +154,8 @@ class _TaggedDistributedDL:
         return torch.where(ids < 0, ~ids, ids)
     @property
     def again(self): return self.dl.sample_ids < 0
+    @property
+    def least(self): return self.dl.least
     def new(self, *args, **kwargs): return self.source.new(*args, **kwargs)
 
 class _Noted:
@@ -173,7 +176,7 @@ def _kept_batches(dl, keep):
 
 class _TaggedTorchDL:
     "Mixed into PyTorch's `DataLoader`"
-    __slots__ = ('source', 'sample_ids', 'notes', 'chosen')
+    __slots__ = ('source', 'sample_ids', 'notes', 'chosen', 'least')
     def tag(self, source, keep):
         self.chosen = None if keep is None else _kept_batches(source, keep)
         ahead = max(source.num_workers, 1) * (source.prefetch_factor or 1)
@@ -186,7 +189,7 @@ class _TaggedTorchDL:
     def __iter__(self):
         self.notes.clear()
         for b in super().__iter__():
-            self.sample_ids = torch.as_tensor([int(i) for i in self.notes.popleft()])
+            self.sample_ids,self.least = torch.as_tensor([int(i) for i in self.notes.popleft()]),least_label(b)
             yield b
 
 # %% ../../nbs/core/sample_ids.ipynb #a8629bd0
