@@ -95,25 +95,27 @@ class ALSOWeights:
         self._move(*self.last, lr, temperature, each_once)
         if self._is_due(): self._add_up()
 
-    def weights_ahead(self,
-        ids:Tensor, # (B,)
-        lr:float, # eta
-        temperature:float, # tau
-    )->Tensor: # (B,), averages 1 over all samples
-        "N * pi of some samples after one more step with the last losses, a step which is not taken"
-        if self.last is None: return self.weights(ids)
-        last,names = self.last[0],('sums', 'decay', 'since', 'moved', 'top', 'center')
-        u,at,kept = self.u[last],self.at[last],{o: getattr(self, o) for o in names}
-        try:
-            self._move(*self.last, lr, temperature)
-            if self._is_due(): self.center,_,self.sums = self._totals()
-            return self.weights(ids)
-        finally:
-            self.u[last],self.at[last] = u,at
-            self.looked_up = None
-            for o,v in kept.items(): setattr(self, o, v)
-
 # %% ../../nbs/callback/also.ipynb #f60dce80
+@patch
+def weights_ahead(self:ALSOWeights,
+    ids:Tensor, # (B,)
+    lr:float, # eta
+    temperature:float, # tau
+)->Tensor: # (B,), averages 1 over all samples
+    "N * pi of some samples after one more step with the last losses, a step which is not taken"
+    if self.last is None: return self.weights(ids)
+    last,names = self.last[0],('sums', 'decay', 'since', 'moved', 'top', 'center')
+    u,at,kept = self.u[last],self.at[last],{o: getattr(self, o) for o in names}
+    try:
+        self._move(*self.last, lr, temperature)
+        if self._is_due(): self.center,_,self.sums = self._totals()
+        return self.weights(ids)
+    finally:
+        self.u[last],self.at[last] = u,at
+        self.looked_up = None
+        for o,v in kept.items(): setattr(self, o, v)
+
+# %% ../../nbs/callback/also.ipynb #5a3bd45e
 @patch
 def all(self:ALSOWeights)->Tensor: # (N,)
     "N * pi of all samples, exactly"
@@ -160,6 +162,7 @@ def _by_id(self:ALSOWeights, ids, losses):
     total,times = torch.zeros_like(both).index_add_(0, first, both)[first].unbind(1)
     return total, 1/times
 
+# %% ../../nbs/callback/also.ipynb #502794ba
 @patch
 def _decay_sums(self:ALSOWeights, d):
     "Each u becomes u*exp(-d): the sums of e^u and u e^u to second and first order in d, in one product"

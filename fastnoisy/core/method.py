@@ -223,6 +223,7 @@ def _put_in_force(self:SampleCallback, labels, method):
     is_mixed = hasattr(getattr(self.learn.loss_func, '__self__', None), 'old_lf')
     self.learn.yb = (traced(hard) if self._soft is not None and is_mixed else hard, *rest)
 
+# %% ../../nbs/core/method.ipynb #597a753e
 @patch(as_prop=True)
 def whole(self:SampleCallback)->WholeBatch:
     "This batch in all processes"
