@@ -42,9 +42,9 @@ def also_update(
 # %% ../../nbs/callback/also.ipynb #884bfe51
 def _finite(losses):
     "A loss that is NaN or infinite says nothing: the mean of the others takes its place"
-    known = losses.isfinite()
-    mean = torch.where(known, losses, 0.).sum() / known.sum().clamp(min=1)
-    return torch.where(known, losses, mean)
+    marked = losses.nan_to_num(nan=math.nan, posinf=math.nan, neginf=math.nan)
+    known = marked == marked
+    return torch.where(known, losses, marked.nansum() / known.sum().clamp(min=1))
 
 # %% ../../nbs/callback/also.ipynb #eaa91f53
 class ALSOWeights:
@@ -64,6 +64,7 @@ class ALSOWeights:
         self.slot = torch.zeros(n, device=device, dtype=torch.int32) # scratch: positions of ids in the batch
         self.relative = None if prior is None else (prior*n).to(device, torch.float32) # prior over uniform
         self.decay,self.last,self.center = 0.,None,None # last: ids and losses of the last step
+        self.looked_up,self.decay_matrix = None,(None, None)
         self._add_up()
 
     def to(self, device):
@@ -71,12 +72,15 @@ class ALSOWeights:
         for o in ('u', 'at', 'slot', 'sums', 'relative'):
             if getattr(self, o) is not None: setattr(self, o, getattr(self, o).to(device))
         self.last = None if self.last is None else tuple(o.to(device) for o in self.last)
+        self.looked_up,self.decay_matrix = None,(None, None)
 
     def weights(self,
         ids:Tensor, # (B,)
     )->Tensor: # (B,), in [0, N], averages 1 over all samples
         "N * pi of some samples"
-        share = self._share(ids, self._centered(self._now(ids)))
+        u = self._now(ids)
+        self.looked_up = ids,u
+        share = self._share(ids, self._centered(u))
         return (share / self.sums[0].clamp(min=1e-300)).clamp(max=self.n).float()
 
     def step(self,
@@ -84,30 +88,34 @@ class ALSOWeights:
         losses:Tensor, # (B,), nats, multiplied by the steps of an epoch
         lr:float, # eta
         temperature:float, # tau
+        each_once:bool=False, # Is it known that no id occurs twice? It saves some work
     ):
         "One step of `also_update`"
         self.last = ids,_finite(losses.detach().to(self.u).as_subclass(Tensor))
-        self._move(*self.last, lr, temperature)
+        self._move(*self.last, lr, temperature, each_once)
         if self._is_due(): self._add_up()
 
-    def weights_ahead(self,
-        ids:Tensor, # (B,)
-        lr:float, # eta
-        temperature:float, # tau
-    )->Tensor: # (B,), averages 1 over all samples
-        "N * pi of some samples after one more step with the last losses, a step which is not taken"
-        if self.last is None: return self.weights(ids)
-        last,names = self.last[0],('sums', 'decay', 'since', 'moved', 'top', 'center')
-        u,at,kept = self.u[last],self.at[last],{o: getattr(self, o) for o in names}
-        try:
-            self._move(*self.last, lr, temperature)
-            if self._is_due(): self.center,_,self.sums = self._totals()
-            return self.weights(ids)
-        finally:
-            self.u[last],self.at[last] = u,at
-            for o,v in kept.items(): setattr(self, o, v)
-
 # %% ../../nbs/callback/also.ipynb #f60dce80
+@patch
+def weights_ahead(self:ALSOWeights,
+    ids:Tensor, # (B,)
+    lr:float, # eta
+    temperature:float, # tau
+)->Tensor: # (B,), averages 1 over all samples
+    "N * pi of some samples after one more step with the last losses, a step which is not taken"
+    if self.last is None: return self.weights(ids)
+    last,names = self.last[0],('sums', 'decay', 'since', 'moved', 'top', 'center')
+    u,at,kept = self.u[last],self.at[last],{o: getattr(self, o) for o in names}
+    try:
+        self._move(*self.last, lr, temperature)
+        if self._is_due(): self.center,_,self.sums = self._totals()
+        return self.weights(ids)
+    finally:
+        self.u[last],self.at[last] = u,at
+        self.looked_up = None
+        for o,v in kept.items(): setattr(self, o, v)
+
+# %% ../../nbs/callback/also.ipynb #5a3bd45e
 @patch
 def all(self:ALSOWeights)->Tensor: # (N,)
     "N * pi of all samples, exactly"
@@ -127,20 +135,23 @@ def _centered(self:ALSOWeights, u): return u if self.center is None else u - sel
 def _share(self:ALSOWeights, ids, v):
     """Part of the weights, not normalised, (B,) float64; `v` is at most a little above 0, and what is far above would
     not be finite"""
-    share = v.double().clamp(max=600).exp()
-    return share if self.relative is None else self.relative[ids]*share
+    return self._with_prior(ids, v.double().clamp(max=600).exp())
 
 @patch
-def _move(self:ALSOWeights, ids, losses, lr, temperature):
+def _with_prior(self:ALSOWeights, ids, share): return share if self.relative is None else self.relative[ids]*share
+
+@patch
+def _move(self:ALSOWeights, ids, losses, lr, temperature, each_once=False):
     "Move the samples of the batch, and the sums with them; of all others it is enough that time goes on"
-    total,once = self._by_id(ids, losses)
-    shrink,old = 1 + temperature*lr,self._now(ids)
+    total,once = (losses, None) if each_once else self._by_id(ids, losses)
+    is_known = self.looked_up is not None and self.looked_up[0] is ids
+    shrink,old = 1 + temperature*lr,self.looked_up[1] if is_known else self._now(ids)
     new = ((old + self.sign*lr*total) / shrink).clamp(-self.limit, self.limit)
     d = math.log(shrink)
     self._decay_sums(d)
     self._replace_in_sums(ids, self._centered(old/shrink), self._centered(new), once)
     self.decay,self.since,self.moved = self.decay + d,self.since + d,self.moved + len(ids)
-    self.u[ids],self.at[ids] = new,self.decay
+    self.u[ids],self.at[ids],self.looked_up = new,self.decay,None
 
 @patch
 def _by_id(self:ALSOWeights, ids, losses):
@@ -151,17 +162,24 @@ def _by_id(self:ALSOWeights, ids, losses):
     total,times = torch.zeros_like(both).index_add_(0, first, both)[first].unbind(1)
     return total, 1/times
 
+# %% ../../nbs/callback/also.ipynb #502794ba
 @patch
 def _decay_sums(self:ALSOWeights, d):
-    "Each u becomes u*exp(-d): the sums of e^u and u e^u to second and first order in d"
-    s0,s1,s2 = self.sums.unbind()
-    k = -math.expm1(-d)
-    self.sums = torch.stack([s0 - k*s1 + k*k*s2/2, s1 - k*(s1 + s2), s2 - 2*k*s2])
+    "Each u becomes u*exp(-d): the sums of e^u and u e^u to second and first order in d, in one product"
+    if self.decay_matrix[0] != d:
+        k = -math.expm1(-d)
+        matrix = torch.tensor([[1, -k, k*k/2], [0, 1 - k, -k], [0, 0, 1 - 2*k]], dtype=torch.float64)
+        self.decay_matrix = d,matrix.to(self.sums.device, non_blocking=True)
+    self.sums = self.decay_matrix[1] @ self.sums
 
 @patch
 def _replace_in_sums(self:ALSOWeights, ids, old, new, once):
-    both,v = torch.cat([ids, ids]),torch.cat([new, old]).double()
-    share = torch.cat([once, -once]) * self._share(both, v)
+    v = torch.cat([new, old]).double()
+    share = v.clamp(max=600).exp()
+    for part in share.split(len(ids)):
+        if self.relative is not None: part *= self.relative[ids]
+        if once is not None: part *= once
+    share[len(ids):].neg_()
     first = v*share
     self.sums = self.sums + torch.stack([share, first, v*first]).sum(1)/self.n
 
@@ -257,7 +275,8 @@ class ALSOCallback(MethodCallback):
         else: weights = self.pi.weights(ids)
         ids,losses = self.gather_batch(self.sample_loss)
         self.seen[ids.to(self.seen.device)] = True
-        self.pi.step(self._rows(ids), losses*self.scale, self.step_size, self.temperature)
+        each_once = self.groups is None and self.learn.sample.each_once
+        self.pi.step(self._rows(ids), losses*self.scale, self.step_size, self.temperature, each_once)
         return weights.to(self.sample_loss.device)
 
 # %% ../../nbs/callback/also.ipynb #e599e9a2

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from fastcore.basics import patch
 from ..analysis.noise_rate import MIN_LABELS, n_valid
-from ..analysis.transition import ESTIMATORS, TransitionMatrix, backward_labels, estimate_transition, fit_noise
+from ..analysis.transition import (ESTIMATORS, TransitionMatrix, backward_labels, estimate_transition,
+                                           fit_noise)
 from ..analysis.transition import forward_logits, forward_weights
 from ..core.checkpoint import class_names
 from ..core.checks import require

@@ -261,6 +261,12 @@ def whole(self:SampleCallback)->WholeBatch:
     if self._whole is None: self._whole = self._of_all()
     return self._whole
 
+@patch(as_prop=True)
+def each_once(self:SampleCallback)->bool:
+    "Is it known that no sample is twice in the batch of all processes? It is told on the CPU: nobody waits"
+    ids = self.dl.sample_ids
+    return n_processes() == 1 and len(set(ids.tolist())) == len(ids)
+
 @patch
 def _of_all(self:SampleCallback):
     if n_processes() == 1: return WholeBatch(self.sample_ids)

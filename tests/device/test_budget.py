@@ -11,7 +11,7 @@ from fastnoisy.all import *
 from helpers import LR, TESTS, make_dls, methods_of
 from on_device import DEVICE, KIND, Half, dls_on
 from pretend import Meter
-from settings import SETTINGS, also, confidence, lilaw, setting
+from settings import SETTINGS, confidence, early, knn, lilaw, setting
 
 pytestmark = [pytest.mark.filterwarnings('ignore'),
               pytest.mark.skipif(KIND != 'pretend', reason='kernels are counted on the pretend device')]
@@ -36,14 +36,18 @@ def cnn():
                          nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
 
 def images():
-    dls = make_dls(192)
+    dls = make_dls(768, 64) # more samples than those with which ALSO adds up all weights after each step
     for dl in dls.loaders: dl.dataset.x = dl.dataset.x.repeat(1, 16).view(-1, 1, 8, 8)
     return dls_on(DEVICE, dls)
 
 OPTIONS = {
     'plain': lambda: {},
     'core': lambda: dict(cbs=MethodCallback()),
-    'optimistic': lambda: dict(cbs=also(mode='optimistic')),
+    # as it is by default, and not as in so short a training that all weights are added up after each step
+    'also': lambda: dict(cbs=ALSOCallback()),
+    'also+bmm': lambda: dict(cbs=[ALSOCallback(), early(BMMFilterCallback, 'also', 'drop')]),
+    'also+knn': lambda: dict(cbs=[ALSOCallback(), knn()]),
+    'optimistic': lambda: dict(cbs=ALSOCallback(mode='optimistic')),
     'hypergradient:head': lambda: dict(cbs=lilaw(meta='hypergradient', meta_of='head')),
     'hypergradient:all': lambda: dict(cbs=lilaw(meta='hypergradient')),
     'shifts': lambda: dict(cbs=confidence(view=None)),
