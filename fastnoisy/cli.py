@@ -237,6 +237,9 @@ def _add_audit(sub):
     a.add_argument('--device', help='such as cpu or cuda (default: the fastest there is)')
     a.add_argument('--out', default='fastnoisy-audit', help='folder for the results (default: ./fastnoisy-audit)')
     a.add_argument('--seed', type=int, default=0, help='of the weights and the order of the data (default: 0)')
+    a.add_argument('--plant', type=float, default=0., metavar='SHARE',
+                   help='plant errors in a share of the labels, and measure how well they are found: three trainings '
+                        '(default: 0, one training without; try .1)')
     a.add_argument('--apply', choices=['report', 'copy'], default='report',
                    help='copy: also write a corrected copy of the CSV or .npz, or a folder of links (default: report)')
     a.set_defaults(run=_audit)

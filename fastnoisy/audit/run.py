@@ -24,6 +24,7 @@ from ..analysis.report.page import harmless
 from .learners import labelled_learner
 from ..analysis.report.table import NoiseReport
 from ..analysis.report.page import harmless
+from .planted import train_with_planted_errors
 from .results import RECORD, ResultFolder, write_results
 from .sources import (has_images, labelled_csv, labelled_folder, labelled_npz, labelled_series,
                                      read_npz, read_texts, same_place)
@@ -282,11 +283,13 @@ def audit(
     out='fastnoisy-audit', # Folder for the results
     seed:int=0, # Of weights, order and augmentation; on a CPU the same seed gives the same result
     apply:str='report', # 'report', or 'copy' to write a corrected copy as well
+    plant:float=0., # Share of the labels to plant errors in, in (0, .5]: three trainings, and the report says how good it is; 0: one
 )->AuditReport:
     "Train on all samples, find labels that are probably wrong, write report, table and learner, also after Ctrl-C"
     device = default_device() if device is None else device
     source,kind = _checked_source(path, csv, npz)
     _check_options(kind, x, series, epochs, device, apply)
+    if not 0 <= plant <= .5: raise ValueError(f'plant={plant}: give a share of the labels up to .5, or 0.')
     folder = _result_folder(out, source, apply)
     print(f'Looking at {source}', flush=True)
     samples = _read_samples(source, kind, x, y, series, folder.path)
@@ -297,11 +300,13 @@ def audit(
         epochs = epochs or (10 if pretrained else 60 if samples.kind == 'series' else 30)
         found = f'{len(samples)} samples of {len(samples.vocab)} classes.'
         print(f'{found} Training {what}, {epochs} epochs, on {device}.', flush=True)
-        partial = _train(learn, epochs, pretrained)
-    report = _report(learn, samples, partial, epochs + pretrained)
+        fit = partial(_train, epochs=epochs, pretrained=pretrained)
+        how = dict(share=plant, seed=seed, temperature=TEMPERATURE)
+        learn,stopped = train_with_planted_errors(learn, fit, **how) if plant else (learn, fit(learn))
+    report = _report(learn, samples, stopped, epochs + pretrained)
     print('', report.summary(), sep='\n', flush=True)
     _write(report, folder)
     written = list(folder.written)
-    if apply == 'copy' and not partial: written.append(corrected_copy(report, folder.path, y))
+    if apply == 'copy' and not stopped: written.append(corrected_copy(report, folder.path, y))
     print('', *written, sep='\n', flush=True)
     return report

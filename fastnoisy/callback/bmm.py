@@ -21,9 +21,10 @@ from ..core.predict import predict
 from .signals import note_signals, signals_of_batch
 from ..core.method import MethodCallback
 from ..core.quality import answers, best_quality, method_named
-from ..core.sample_loss import class_ids
+from ..core.sample_loss import class_ids, class_logits
 from ..core.distributed import from_first, n_processes
 from ..analysis.mixture import BetaMixture, GaussianMixture
+from ..analysis.noise_rate import chance_problem
 from ..analysis.training_dynamics import SCORES, ScoreState
 from ..analysis.ranking import average_precision, precision_recall_f1, roc_auc
 
@@ -154,7 +155,7 @@ def _check(signal, action, warmup, every, threshold, min_kept, recheck, mixture)
 class BMMFilterCallback(MethodCallback):
     """Fit a mixture to one number per sample after each epoch, and report, weigh or drop what is probably mislabelled
     (Arazo et al. 2019, Pupkov et al. 2025)"""
-    name = 'bmm'
+    name,at_chance,_said = 'bmm','',None
     def __init__(self,
         signal='auto', # 'auto' (best label quality), 'loss', name of a method or score, or function of the Learner to (N,), high = wrong
         action:str='report', # 'report', 'weight' (by the probability of a clean label), or 'drop' (not even loaded)
@@ -211,9 +212,21 @@ class BMMFilterCallback(MethodCallback):
         if self.problem and not self.is_lr_find:
             warnings.warn(f'BMMFilterCallback({self.signal!r}), epoch {self.n_epochs}: {self.problem}')
 
+# %% ../../nbs/callback/bmm.ipynb #c9e3f405
+@patch
+def _note_predictions(self:BMMFilterCallback):
+    "What the model predicts while it learns, and the labels: do they agree by more than chance?"
+    if callable(self.signal): return
+    try: both = torch.stack([class_logits(self.pred).argmax(1), class_ids(self.yb[0])], 1)
+    except TypeError: return # no classes
+    ids,both = self.gather_batch(both)
+    if self._said is None: self._said = torch.full((len(self.p_noisy), 2), -1, device=both.device)
+    self._said[ids] = both
+
 # %% ../../nbs/callback/bmm.ipynb #93f40cc4
 @patch
 def _note_classes(self:BMMFilterCallback):
+    self._note_predictions()
     if self.action == 'report': return
     try: y = class_ids(self.yb[0])
     except TypeError: y = torch.zeros_like(self.sample_ids) # no classes: the guard is for all together
@@ -229,17 +242,20 @@ def _fit(self:BMMFilterCallback):
         'one number for each.')
     self.mixture,self.p_noisy,self.problem = fitted_mixture(values, self.kind, **options)
     self.noise_rate = math.nan if self.mixture is None else self.mixture.noise_rate
+    self.at_chance = '' if self._said is None else chance_problem(*self._said.cpu().numpy().T)
     if self.mixture is not None and not self.separates: self.problem = (
         f'the values form no two groups (separation {self.mixture.separation:.1f}, noise rate '
         f'{self.noise_rate:.2f}), so nothing is flagged, '
         'dropped or weighed. Few labels may be wrong, or it is too early.')
+    if self.at_chance: self.problem = f'{self.at_chance}. So nothing is flagged, dropped or weighed.'
     self._decide()
     self._note_history(values if self.mixture is None or self.mixture.noisy == 'low' else -values)
 
 @patch(as_prop=True)
 def separates(self:BMMFilterCallback)->bool:
-    "Did the last fit find two groups that can be told apart, the clean one not tiny?"
-    return self.mixture is not None and not self.mixture.is_unimodal and self.noise_rate < .9
+    "Did the last fit find two groups that can be told apart, the clean one not tiny, by a model above chance?"
+    two = self.mixture is not None and not self.mixture.is_unimodal and self.noise_rate < .9
+    return two and not self.at_chance
 
 @patch
 def _decide(self:BMMFilterCallback):

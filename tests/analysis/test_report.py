@@ -6,7 +6,7 @@ from hypothesis import given, strategies as st
 from PIL import Image
 from scipy.stats import binomtest
 from torch.utils.data import DataLoader as TorchDataLoader, TensorDataset
-from fastai.basics import Categorize, CrossEntropyLossFlat, DataLoaders, Learner, set_seed
+from fastai.basics import Categorize, CrossEntropyLossFlat, DataLoaders, Learner, load_learner, set_seed
 from fastai.callback.progress import ProgressCallback
 from fastai.data.load import SkipItemException
 from fastai.data.core import TfmdDL
@@ -147,10 +147,29 @@ def test_methods_that_were_not_trained_are_left_out():
 
 def test_no_groups():
     learn = blob_learner(DynamicsCallback())
-    learn.fit(1)
+    learn.fit(3, 1e-2)
     report = noise_report(learn)
     assert not report.separates and report.noise_rate == 0 and not report.is_label_issue.any() and (report.suggested_label == report.given_label).all()
     assert 'No group of wrong labels stands out' in report.summary() and np.allclose(report.transition, np.eye(3))
+
+def test_a_model_at_chance_flags_nothing_and_says_why():
+    learn = blob_learner()
+    report = noise_report(learn)
+    assert not report.is_label_issue.any() and np.isnan(report.noise_rate) and report.interval == (0., 1.)
+    assert report.noise_probability.isna().all() and (report.suggested_label == report.given_label).all()
+    assert 'Undetermined: the model predicts' in report.summary() and 'train it' in report.summary()
+
+def test_an_exported_learner_needs_data(tmp_path):
+    learn = blob_learner()
+    learn.path = tmp_path
+    learn.fit(3, 1e-2)
+    expected = noise_report(learn)
+    dls = learn.dls
+    learn.export('learn.pkl')
+    loaded = load_learner(tmp_path/'learn.pkl')
+    with pytest.raises(ValueError, match='learn.dls = dls'): noise_report(loaded)
+    loaded.dls = dls
+    np.testing.assert_allclose(noise_report(loaded).label_quality, expected.label_quality)
 
 class Said:
     "A stand-in for the neighbours"
@@ -161,7 +180,7 @@ class Said:
 
 def test_suggestions_of_the_neighbours(monkeypatch):
     learn = blob_learner()
-    learn.fit(1)
+    learn.fit(3, 1e-2)
     learn.cbs.append(Said())
     issues = np.arange(96) < 10
     monkeypatch.setattr('fastnoisy.analysis.report.table._noise_probability', lambda *a: (issues*1., True, issues))

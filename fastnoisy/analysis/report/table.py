@@ -16,9 +16,9 @@ from ...core.learner import MethodLearner
 from ...core.predict import predict
 from ...core.sample_loss import class_ids, class_logits
 from ..ranking import to_quality
-from ...core.quality import ask, methods_that_answer
+from ...core.quality import ask, methods_that_answer, verdict_of
 from ..mixture import BetaMixture
-from ..noise_rate import MIN_LABELS, estimate_noise, n_valid, share_interval
+from ..noise_rate import MIN_LABELS, chance_problem, estimate_noise, n_valid, share_interval
 from ..transition import transition_matrix
 from .drawing import draw_matrix, draw_quality, draw_top, image_cleaner
 from .page import harmless, html_page, write_csv, write_html
@@ -95,7 +95,12 @@ def _said_rate(report):
     "One sentence"
     low_high = ' to '.join(f'{o:.1%}' for o in report.interval)
     by = '' if report.estimate is None else f', by {report.estimate.n} {report.estimate.source} labels'
-    return f'Estimated noise rate {report.noise_rate:.1%} ({low_high}{by}).'
+    measured = '' if report.verdict is None else f' {report.verdict.said()}'
+    return f'Estimated noise rate {report.noise_rate:.1%} ({low_high}{by}).{measured}'
+
+def _said_undetermined(report):
+    return (f'{len(report)} samples. Undetermined: {report.undetermined}. Nothing is flagged; '
+            f'the list is ranked (by {report.source}) all the same.')
 
 def _part_of(kind, *args, **kwargs):
     "A table as report where it has the columns of one"
@@ -118,6 +123,7 @@ class NoiseReport(pd.DataFrame):
     def summary(self)->str:
         "The whole in two or three sentences"
         n,rate = len(self),_said_rate(self)
+        if self.undetermined: return _said_undetermined(self)
         if not self.separates:
             rest = 'Few may be wrong.' if self.estimate is None else rate
             return (f'{n} samples. No group of wrong labels stands out (by {self.source}): '
@@ -162,16 +168,29 @@ class NoiseReport(pd.DataFrame):
         "fastai's widget to relabel or delete images, the training images ranked by this report"
         return image_cleaner(self.learn, self.given_label, 1 - self.label_quality, **kwargs)
 
+# %% ../../../nbs/analysis/report/table.ipynb #b8d2e3f4
+NoiseReport._metadata += ['undetermined', 'verdict']
+NoiseReport.undetermined,NoiseReport.verdict = '',None
+
+def _check_has_data(learn):
+    if not len(learn.dls.train.dataset): raise ValueError(
+        'This Learner has no training samples, as one that was exported: give it the data whose labels are to be '
+        'judged, `learn.dls = dls`.')
+
 # %% ../../../nbs/analysis/report/table.ipynb #2fe4d6b2
 _OF_THE_REPORT = ('p_noisy', 'noise_probability', 'is_label_issue', 'given_label', 'suggested_label')
 
 def _sum_up(report, learn, p, given, suggested):
     "Noise rate, interval, transition matrix and classes of a report"
     is_issue,vocab = report.is_label_issue.values,report.vocab
+    verdict = report.verdict
     can_tell = n_valid(learn.dls) >= MIN_LABELS and np.isfinite(p.logits.numpy()[given >= 0]).all()
+    can_tell = can_tell and verdict is None and not report.undetermined
     report.estimate = estimate_noise(learn, p) if can_tell else None
     report.noise_rate,report.interval = is_issue.mean(),share_interval(is_issue.mean(), len(report))
     if can_tell: report.noise_rate,report.interval = report.estimate.rate,report.estimate.interval
+    if verdict is not None: report.noise_rate,report.interval = verdict.rate,verdict.interval
+    if report.undetermined: report.noise_rate,report.interval = math.nan,(0., 1.)
     report.transition = transition_matrix(given, suggested, len(vocab))
     by_class = [is_issue[given == i] for i in range(len(vocab))]
     def row(o): return dict(n=len(o), n_issues=int(o.sum()), noise_rate=o.mean() if len(o) else math.nan)
@@ -182,6 +201,7 @@ def noise_report(
     ranked:bool=False, # The most suspicious first? Else in the order of the data set
 )->NoiseReport:
     "What the training says about its labels. After any training; best with `ALSOCallback()` and `BMMFilterCallback()`"
+    _check_has_data(learn)
     p = predict(learn)
     if p.losses is None: raise TypeError(
         f'loss_func {learn.loss_func} can only be averaged, but the report needs the loss of each sample.')
@@ -192,8 +212,14 @@ def noise_report(
     asked = list(filter(knows, methods_that_answer(learn, 'noise_probability')))
     probability,separates,is_issue = _noise_probability(asked, *mixture)
     suggested = _suggested(methods_that_answer(learn, 'suggested_labels'), given, predicted, is_issue)
-    is_issue = is_issue & (suggested != given) # without another label to suggest it is only hard
+    verdict = verdict_of(learn)
+    is_said = any(ask(m, 'noise_probability') is not None for m in asked)
+    problem = '' if is_said else chance_problem(predicted, given)
+    if verdict is not None: problem = verdict.problem
+    if problem: separates,probability = False,np.full(len(given), np.nan)
+    is_issue = is_issue & (suggested != given) & (not problem) # without another label to suggest it is only hard
     is_issue,quality = is_issue & (given >= 0),np.where(given >= 0, quality, math.nan) # no label, no verdict
+    suggested = np.where(is_issue, suggested, given)
     vocab = _vocab(learn.dls, probs.shape[1])
     def name(ids): return [vocab[i] if i >= 0 else None for i in ids]
     table = dict(sample_id=np.arange(len(given)), item=training_items(learn.dls),
@@ -203,6 +229,7 @@ def noise_report(
         table.update({f'{method}_{o}': frame[o].values for o in frame if o not in _OF_THE_REPORT})
     res = NoiseReport(table)
     res.learn,res.vocab,res.separates = learn,vocab,separates
+    res.undetermined,res.verdict = problem,verdict
     res.source = 'loss' if source is None else source.name
     _sum_up(res, learn, p, given, suggested)
     return res.ranked() if ranked else res
