@@ -6,7 +6,7 @@
 __all__ = ['TEMPERATURE', 'AuditReport', 'link_name', 'corrected_copy', 'kind_of_source', 'audit']
 
 # %% ../../nbs/audit/run.ipynb #09e55c8d
-import os, shutil, sys, tempfile, warnings
+import os, shlex, shutil, sys, tempfile, warnings
 from functools import partial
 from pathlib import Path
 import numpy as np
@@ -21,6 +21,8 @@ from ..callback.bmm import BMMFilterCallback
 from ..analysis.report.table import NoiseReport
 from ..analysis.report.page import harmless, quoting_for
 from .learners import labelled_learner
+from .apply import Applied, all_arrays, apply_decisions, corrected_csv, corrected_npz, origin_of
+from ..analysis.report.decisions import is_decisions
 from .results import RECORD, ResultFolder, write_results
 from .sources import (has_images, labelled_csv, labelled_folder, labelled_npz, labelled_series,
                                      read_npz, read_texts, same_place)
@@ -56,8 +58,23 @@ def _train(learn, epochs, pretrained):
 # %% ../../nbs/audit/run.ipynb #38a362d6
 class AuditReport(NoiseReport):
     "A `NoiseReport` with `row`, the place of each sample in the source. `samples`, `notes` and `partial` tell more"
-    _metadata = NoiseReport._metadata + ['samples', 'notes', 'partial']
+    _metadata = NoiseReport._metadata + ['samples', 'notes', 'partial', 'origin']
     def summary(self)->str: return ' '.join([super().summary(), *self.notes])
+
+    def apply(self,
+        decisions, # decisions.csv of the review page, or a `DataFrame` of it
+        *args,
+        out=None, # Folder of the copy, which does not exist; None: `corrected` in that of the audit
+        write:bool=False, # Else it only says what would be done
+        form:str='links', # Of a folder or list of images: 'links' or 'copies'; 'list': changes.csv only
+        **kwargs
+    )->Applied:
+        "A corrected copy of the source, by the decisions of a review. Of a function: what `DataFrame.apply` does"
+        if not is_decisions(decisions): return super().apply(decisions, *args, **kwargs)
+        o = self.origin
+        rows = np.setdiff1d(np.arange(o['n_rows']), o['left_out'])
+        out = Path(o['out'])/'corrected' if out is None else out
+        return apply_decisions(decisions, o, rows, o['names'], self.data_id, out, write, form)
 
 def _report(learn, samples, partial, n_epochs):
     plain = learn.noise_report()
@@ -107,7 +124,7 @@ def _check_samples(out, samples, apply):
     if any(same_place(out, o) for o in folders): _refuse_source(out)
     if apply != 'copy': return
     if samples.source.is_dir(): _try_links(out, samples)
-    elif samples.kind == 'arrays': _read_all(samples.source)
+    elif samples.kind == 'arrays': all_arrays(samples.source)
 
 # %% ../../nbs/audit/run.ipynb #0d75a291
 def link_name(
@@ -155,28 +172,17 @@ def _check_unchanged(report, labels):
     if len(labels) <= report.row.max() or (labels[report.row] != report.samples.labels).any(): raise ValueError(
         f'{report.samples.source} was changed during the audit, so no corrected copy was written. Run it again.')
 
-def _read_all(file):
-    "All arrays of an .npz; a `ValueError` for what cannot be read, such as Python objects"
-    try:
-        with np.load(file, allow_pickle=False) as data: return dict(data)
-    except (ValueError, MemoryError) as e: raise ValueError(f'{file} cannot be copied: {e}.') from e
-
 def _npz_copy(report, part):
-    samples = report.samples
     changed = report[report.is_label_issue]
-    _,labels,names = read_npz(samples.source)
-    texts,first = np.unique(labels.astype(str), return_index=True)
+    _,labels,_ = read_npz(report.samples.source)
     _check_unchanged(report, labels.astype(str).reshape(-1))
-    value = dict(zip(texts, labels.ravel()[first]))
-    labels.reshape(-1)[changed.row] = [value[o] for o in changed.suggested_label]
-    with open(part, 'wb') as f: np.savez_compressed(f, **{**_read_all(samples.source), names[1]: labels})
+    corrected_npz(report.samples.source, changed.row, changed.suggested_label, part)
 
 def _csv_copy(report, part, y):
     changed = report[report.is_label_issue]
     texts = read_texts(report.samples.source)
     _check_unchanged(report, texts[y].str.strip() if y in texts else [])
-    texts.iloc[changed.row, texts.columns.get_loc(y)] = changed.suggested_label
-    texts.to_csv(part, index=False, quoting=quoting_for(texts))
+    corrected_csv(report.samples.source, y, changed.row, changed.suggested_label, part)
 
 def corrected_copy(
     report:AuditReport,
@@ -242,8 +248,18 @@ def _export(learn, part):
         raise OSError(f'learner.pkl could not be written, perhaps because the disk is full ({reason})') from e
     finally: learn.dls = dls
 
+def _origin(report, origin, folder):
+    "What is noted of the source in the record of the results, and of the audit in the page"
+    samples = report.samples
+    left_out = sorted(map(int, samples.left_out.row))
+    return dict(**origin, out=str(folder.path), data_id=report.data_id, names=list(map(str, samples.vocab)),
+                n_rows=len(samples) + len(left_out), left_out=left_out)
+
 def _write(report, folder):
     "All files of the results: what matters most, first"
+    before = folder.origin.get('data_id')
+    if before not in (None, report.data_id): folder.put_aside('report.html', before)
+    folder.origin = report.origin
     left_out = report.samples.left_out
     writers = {
         'issues.csv': report.to_csv,
@@ -255,6 +271,16 @@ def _write(report, folder):
         writers['broken.csv'] = lambda part: broken.to_csv(part, **options)
     else: folder.remove('broken.csv') # of an earlier audit
     write_results(folder, writers)
+
+def _command(kind, source, settings, out):
+    "The command that repeats an audit"
+    words = ['fastnoisy', 'audit', *([] if kind == 'path' else [f'--{kind}']), str(source)]
+    for name,value in {**settings, 'out': out}.items():
+        usual = dict(y='label', seed=0, series=False)
+        if value is None or value == usual.get(name): continue
+        if isinstance(value, bool): words.append(f'--{name}' if value else f'--no-{name}')
+        else: words += [f'--{name}', str(value)]
+    return ' '.join(map(shlex.quote, words))
 
 # %% ../../nbs/audit/run.ipynb #f232bb6d
 def audit(
@@ -277,21 +303,25 @@ def audit(
     device = default_device() if device is None else device
     source,kind = _checked_source(path, csv, npz)
     _check_options(kind, x, series, epochs, device, apply)
-    folder = _result_folder(out, source, apply)
-    print(f'Looking at {source}', flush=True)
-    samples = _read_samples(source, kind, x, y, series, folder.path)
-    _check_samples(folder.path, samples, apply)
-    with isolated_rng(seed):
-        cbs = [ALSOCallback(temperature=TEMPERATURE), BMMFilterCallback('also')]
-        learn,pretrained,what = labelled_learner(samples, arch, pretrained, size, device, cbs)
-        epochs = epochs or (10 if pretrained else 60 if samples.kind == 'series' else 30)
-        found = f'{len(samples)} samples of {len(samples.vocab)} classes.'
-        print(f'{found} Training {what}, {epochs} epochs, on {device}.', flush=True)
-        partial = _train(learn, epochs, pretrained)
-    report = _report(learn, samples, partial, epochs + pretrained)
-    print('', report.summary(), sep='\n', flush=True)
-    _write(report, folder)
-    written = list(folder.written)
-    if apply == 'copy' and not partial: written.append(corrected_copy(report, folder.path, y))
-    print('', *written, sep='\n', flush=True)
-    return report
+    settings = dict(x=x, y=y, series=series, arch=arch, epochs=epochs, size=size, pretrained=pretrained, seed=seed)
+    with _result_folder(out, source, apply).alone() as folder:
+        print(f'Looking at {source}', flush=True)
+        samples,origin = _read_samples(source, kind, x, y, series, folder.path),origin_of(source, kind, x, y)
+        _check_samples(folder.path, samples, apply)
+        with isolated_rng(seed):
+            cbs = [ALSOCallback(temperature=TEMPERATURE), BMMFilterCallback('also')]
+            learn,pretrained,what = labelled_learner(samples, arch, pretrained, size, device, cbs)
+            epochs = epochs or (10 if pretrained else 60 if samples.kind == 'series' else 30)
+            found = f'{len(samples)} samples of {len(samples.vocab)} classes.'
+            print(f'{found} Training {what}, {epochs} epochs, on {device}.', flush=True)
+            partial = _train(learn, epochs, pretrained)
+        report = _report(learn, samples, partial, epochs + pretrained)
+        report.origin = _origin(report, origin, folder)
+        report.made = {**report.made, 'trained': f'{what}, {epochs} epochs, on {device}',
+                       'command': _command(kind, source, settings, folder.path)}
+        print('', report.summary(), sep='\n', flush=True)
+        _write(report, folder)
+        written = list(folder.written)
+        if apply == 'copy' and not partial: written.append(corrected_copy(report, folder.path, y))
+        print('', *written, sep='\n', flush=True)
+        return report

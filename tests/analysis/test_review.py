@@ -276,6 +276,7 @@ def test_decide_by_mouse_and_export(page, tmp_path):
         browser.choose('#chooseinput', 'bir')
         assert texts(browser, '#chooselist option') == ['bird']
         browser.click('#chooseok')
+        browser.wait('document.getElementById("count").textContent.startsWith("4 ")') # closed a moment later
         assert said(browser) == 'Other label: bird. 4 of 10 decided'
         browser.click(button(order[2], 'unsure')) # again: taken back
         assert count(browser) == '3 of 10 decided' and said(browser).startswith('Taken back')
@@ -304,6 +305,7 @@ def test_decide_by_keys(page, tmp_path):
         browser.js('1')
         for c in 'cat': browser.key(c)
         browser.key('Enter')
+        browser.wait('document.getElementById("count").textContent.startsWith("3 ")')
         now = browser.js('+document.activeElement.dataset.id')
         assert count(browser) == '3 of 10 decided' and now == order[4]
         browser.key('ArrowLeft', 'Delete')
@@ -395,6 +397,31 @@ def test_the_state_is_kept_saved_and_loaded(page, tmp_path):
             browser.js('new Promise(r => setTimeout(r, 50))')
             assert count(browser) == '1 of 10 decided'
         assert browser.problems() == []
+
+@needs_browser
+def test_after_another_training(page, tmp_path):
+    "Another ranking of the same data: what was decided stays, in the words of the new cards, listed or not"
+    report = small_report()
+    order = card_rows(report, 10).sample_id.tolist()
+    with Browser(tmp_path) as browser:
+        browser.open(page)
+        browser.key('a', 'a', 'k', 'u')
+        time.sleep(.3)
+        second = small_report()
+        second['suggested_label'] = second['predicted_label'] = [
+            'bird' if i == order[0] else g if i == order[1] else s
+            for i,(g,s) in enumerate(zip(report.given_label, report.suggested_label))]
+        second['is_label_issue'] = second.suggested_label != second.given_label
+        assert second.data_id == report.data_id
+        browser.open(second.to_html(tmp_path/'second.html', n=1))
+        assert count(browser) == '3 of 7 decided (and 1 not listed here)'
+        assert [pressed(browser, i) for i in order[2:4]] == [['keep'], ['unsure']]
+        assert pressed(browser, order[0]) == ['other']
+        browser.click('#export')
+        table = read(browser.downloaded('decisions.csv'))
+    assert table.sample_id.astype(int).tolist() == sorted(order[:4])
+    table = table.set_index(table.sample_id.astype(int))
+    for i in order[:2]: assert table.new_label[i] == report.suggested_label[i] and table['item'][i] == report['item'][i]
 
 @needs_browser
 @pytest.mark.parametrize('kind', ['text', 'series', 'image', 'table'])

@@ -9,23 +9,28 @@ let decisions = new Map(), history = [], view = [], now = 0, columns = 1, height
 
 // what was decided
 
-const isDecision = (c, d) => c && d && Object.hasOwn(WORDS, d.decision) && (d.decision == 'unsure' ? d.label === null : data.classes.includes(d.label))
-  && (d.decision != 'accept' || d.label === c.suggested) && (d.decision != 'keep' || d.label === c.given);
-function asText() {
-  const rows = [...decisions].sort((a, b) => a[0] - b[0]).map(([id, d]) => ({id, given: cards[byId.get(id)].given, ...d}));
-  return JSON.stringify({format: data.format, data: data.data, decisions: rows});
+let away = new Map(); // decisions on samples that have no card here, as after another training
+const isDecision = d => d && Number.isInteger(d.id) && typeof d.given == 'string' && Object.hasOwn(WORDS, d.decision)
+  && (d.decision == 'unsure' ? d.label === null : data.classes.includes(d.label));
+function fitting(d, c) { // the decision in the words of this card
+  const said = d.label === null ? 'unsure' : d.label === c.given ? 'keep' : d.label === c.suggested ? 'accept' : 'other';
+  return {decision: said, label: d.label, at: String(d.at || '')};
 }
-function fromText(text) { // a Map, or a sentence that says why not
+const record = ([id, d]) => { const c = cards[byId.get(id)]; return {id, row: c.row, item: c.item, given: c.given, suggested: c.suggested, p: c.p, ...d}; };
+const records = () => [...[...decisions].map(record), ...away.values()].sort((a, b) => a.id - b.id);
+const asText = () => JSON.stringify({format: data.format, data: data.data, decisions: records()});
+function fromText(text) { // two Maps, or a sentence that says why not
   let o;
   try { o = JSON.parse(text); } catch (e) { return 'This file is no saved review.'; }
   if (!o || o.format !== data.format || !Array.isArray(o.decisions)) return 'This file is no saved review.';
   if (o.data !== data.data) return 'This review was saved for other data.';
-  const res = new Map();
-  for (const d of o.decisions) {
-    const c = d && cards[byId.get(d.id)];
-    if (c && c.given === d.given && isDecision(c, d)) res.set(d.id, {decision: d.decision, label: d.label, at: String(d.at || '')});
+  const here = new Map(), there = new Map();
+  for (const d of o.decisions) if (isDecision(d)) {
+    const c = cards[byId.get(d.id)];
+    if (!c) there.set(d.id, d);
+    else if (c.given === d.given) here.set(d.id, fitting(d, c));
   }
-  return res;
+  return {here, there};
 }
 function keep() {
   waiting = null;
@@ -37,7 +42,7 @@ addEventListener('pagehide', () => { if (waiting !== null) keep(); });
 addEventListener('storage', e => { // another window with the same page
   if (e.key !== key || !e.newValue) return;
   const found = fromText(e.newValue);
-  if (typeof found != 'string') { decisions = found; refresh(); }
+  if (typeof found != 'string') { decisions = found.here; away = found.there; refresh(); }
 });
 
 function set(changes) { // [id, decision or null] pairs, one step of undo
@@ -282,7 +287,7 @@ function refresh() {
     paint(o, cards[view[place]]);
   }
   const n = decisions.size;
-  $$('count').textContent = n + ' of ' + cards.length + ' decided';
+  $$('count').textContent = n + ' of ' + cards.length + ' decided' + (away.size ? ' (and ' + away.size + ' not listed here)' : '');
   $$('done').style.width = (cards.length ? 100*n/cards.length : 100) + '%';
   $$('progress').setAttribute('aria-valuemax', cards.length);
   $$('progress').setAttribute('aria-valuenow', n);
@@ -356,15 +361,12 @@ function cell(v) { // as a spreadsheet may read it: quoted, and no formula
 }
 function decisionsCsv() {
   const head = ['sample_id', 'row', 'item', 'given_label', 'suggested_label', 'decision', 'new_label', 'noise_probability', 'decided_at', 'data_id'];
-  const rows = cards.filter(c => decisions.has(c.id)).map(c => {
-    const d = decisions.get(c.id);
-    return [c.id, c.row, c.item, c.given, c.suggested, d.decision, d.label, c.p, d.at, data.data];
-  });
+  const rows = records().map(d => [d.id, d.row, d.item, d.given, d.suggested, d.decision, d.label, d.p, d.at, data.data]);
   return '\ufeff' + [head, ...rows].map(o => o.map(cell).join(',')).join('\r\n') + '\r\n';
 }
 $$('undo').addEventListener('click', undo);
-$$('save').addEventListener('click', () => { download('review.json', asText(), 'application/json'); say('Saved: ' + decisions.size + ' decisions in review.json.'); });
-$$('export').addEventListener('click', () => { download('decisions.csv', decisionsCsv(), 'text/csv'); say('Exported: ' + decisions.size + ' decisions in decisions.csv.'); });
+$$('save').addEventListener('click', () => { download('review.json', asText(), 'application/json'); say('Saved: ' + records().length + ' decisions in review.json.'); });
+$$('export').addEventListener('click', () => { download('decisions.csv', decisionsCsv(), 'text/csv'); say('Exported: ' + records().length + ' decisions in decisions.csv.'); });
 $$('load').addEventListener('click', () => $$('file').click());
 $$('file').addEventListener('change', async () => {
   const file = $$('file').files[0];
@@ -372,9 +374,10 @@ $$('file').addEventListener('change', async () => {
   const found = fromText(await file.text());
   $$('file').value = '';
   if (typeof found == 'string') return say(found, true);
-  const changes = [...found].filter(([id, d]) => !decisions.has(id) || decisions.get(id).at <= d.at);
+  for (const [id, d] of found.there) if (!away.has(id) || away.get(id).at <= d.at) away.set(id, d);
+  const changes = [...found.here].filter(([id, d]) => !decisions.has(id) || decisions.get(id).at <= d.at);
   if (changes.length) set(changes);
-  say('Loaded: ' + found.size + ' decisions.');
+  say('Loaded: ' + (found.here.size + found.there.size) + ' decisions' + (found.there.size ? ', ' + found.there.size + ' of them on samples that have no card here' : '') + '.');
 });
 $$('acceptall').addEventListener('click', () => decideAll('accept'));
 $$('keepall').addEventListener('click', () => decideAll('keep'));
@@ -395,7 +398,7 @@ fillFilters();
 try {
   const kept = localStorage.getItem(key);
   const found = kept === null ? null : fromText(kept);
-  if (found instanceof Map) decisions = found;
+  if (found && typeof found != 'string') { decisions = found.here; away = found.there; }
 } catch (e) { /* said when something is to be kept */ }
 choice();
 if (decisions.size) {

@@ -24,6 +24,7 @@ from ...core.quality import ask, methods_that_answer
 from ..mixture import BetaMixture
 from ..noise_rate import MIN_LABELS, estimate_noise, n_valid, share_interval
 from ..transition import transition_matrix
+from .decisions import changes_of, checked_decisions, is_decisions, read_decisions
 from .drawing import draw_matrix, draw_quality, draw_top, image_cleaner
 from .page import harmless, html_page, write_csv, write_html
 
@@ -160,6 +161,15 @@ class NoiseReport(pd.DataFrame):
     ):
         "One self-contained page to review the labels: a card to decide on for every flagged sample, summary and plots"
         return write_html(html_page(self, n, max_rows), path)
+
+    def apply(self,
+        decisions, # decisions.csv of the review page, or a `DataFrame` of it
+        *args, **kwargs
+    )->pd.DataFrame:
+        "The labels that change by the decisions of a review. Of a function: what `DataFrame.apply` does"
+        if not is_decisions(decisions): return super().apply(decisions, *args, **kwargs)
+        samples = self.whole.set_index('sample_id')
+        return changes_of(checked_decisions(read_decisions(decisions), samples, self.vocab, self.data_id))
 
     def cleaner(self,
         **kwargs # For fastai's `ImageClassifierCleaner`
