@@ -78,7 +78,8 @@ def test_interrupted(tmp_path, monkeypatch):
 def test_alone_it_prints_help(capsys):
     main([])
     said = capsys.readouterr().out
-    assert said.startswith('usage: fastnoisy') and all(o in said for o in ('demo', 'audit', 'apply', 'bench', '--version'))
+    names = 'demo', 'audit', 'apply', 'bench', '--version'
+    assert said.startswith('usage: fastnoisy') and all(o in said for o in names)
 
 def test_version(capsys):
     with pytest.raises(SystemExit) as e: main(['--version'])

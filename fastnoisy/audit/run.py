@@ -76,10 +76,24 @@ class AuditReport(NoiseReport):
         out = Path(o['out'])/'corrected' if out is None else out
         return apply_decisions(decisions, o, rows, o['names'], self.data_id, out, write, form)
 
+def _add_columns(report, samples):
+    "Names and ids behind the place of each sample, the values of a table at the end, under names that are free"
+    def add(table, place):
+        names = []
+        for name in table:
+            free = str(name)
+            while free in report: free = f'source_{free}'
+            report.insert(len(report.columns) if place is None else place + len(names), free, table[name].to_numpy())
+            names.append(free)
+        return names
+    if samples.others is not None: report.id_columns = add(samples.others, report.columns.get_loc('item') + 1)
+    if samples.kind == 'table': add(samples.inputs, None)
+
 def _report(learn, samples, partial, n_epochs):
     plain = learn.noise_report()
     report = AuditReport(plain).__finalize__(plain)
     report.insert(1, 'row', samples.rows)
+    _add_columns(report, samples)
     report.samples,report.partial = samples,partial
     interrupted = [f'PARTIAL: interrupted after {learn.bmm.n_epochs} of {n_epochs} epochs.'] if partial else []
     report.notes = interrupted + samples.notes

@@ -50,6 +50,7 @@ class Labelled:
     notes:list = field(default_factory=list) # What else one should know, one sentence each
     side:float = None # Shorter side of the images in pixels, median
     open_image:object = None # Files: how one becomes a picture, an `OpenImageFile`
+    others:pd.DataFrame = None # Texts of the columns from which nothing is learnt, such as names and ids, (N, columns)
 
     def __post_init__(self):
         n_out,first = len(self.left_out),''
@@ -196,6 +197,11 @@ def _read_csv(csv, text_columns):
     for o in text_columns: table[o] = texts[o].str.strip()
     return table
 
+def _others(csv, rows, known):
+    "All columns but the `known` ones, as the short texts they are in the file"
+    texts = read_texts(csv)
+    return texts.drop(columns=known).iloc[rows].apply(lambda o: o.str.slice(0, MAX_CHARS)).reset_index(drop=True)
+
 def _is_missing(labels): return labels.isin(['', 'nan', 'NaN']).values
 
 def labelled_csv(
@@ -210,13 +216,18 @@ def labelled_csv(
     if x is None:
         features,notes = _features(csv, table[~unlabelled].drop(columns=y))
         rows = np.flatnonzero(~unlabelled)
+        others = _others(csv, rows, [y, *features])
         left_out = [(i, i, f'no label in the column {y!r}') for i in np.flatnonzero(unlabelled)]
-        return Labelled(csv, 'table', features, table[y].values[rows].astype(object), rows, _left_out(left_out), notes)
+        labels = table[y].values[rows].astype(object)
+        return Labelled(csv, 'table', features, labels, rows, _left_out(left_out), notes, others=others)
     nameless = (table[x] == '').values & ~unlabelled
     left_out = [(i, table[x][i], f'no label in the column {y!r}') for i in np.flatnonzero(unlabelled)]
     left_out += [(i, '', f'no path in the column {x!r}') for i in np.flatnonzero(nameless)]
     rows = np.flatnonzero(~unlabelled & ~nameless).tolist()
-    return _labelled_files(csv, [csv.parent/table[x][i] for i in rows], table[y][rows].tolist(), rows, left_out, [])
+    paths = [csv.parent/table[x][i] for i in rows]
+    res = _labelled_files(csv, paths, table[y][rows].tolist(), rows, left_out, [])
+    res.others = _others(csv, res.rows, [x, y])
+    return res
 
 # %% ../../nbs/audit/sources.ipynb #413b8b9b
 def _is_continuous(column): return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)

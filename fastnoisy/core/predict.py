@@ -146,23 +146,24 @@ class _Forward:
 
     def __call__(self, b, bs):
         xb,yb = inputs_and_targets(self.dls, b)
-        pred = self._prediction(xb)
-        res = dict(logits=_row_per_sample(pred), targets=_row_per_sample(yb[0]) if len(yb) else None)
+        pred = self._output(xb)
+        res = dict(logits=_row_per_sample(prediction(pred)), targets=_row_per_sample(yb[0]) if len(yb) else None)
         if self.hook is not None: res['features'] = _stored_features(self.hook, bs)
-        if self.loss_func is not None and len(yb): res['losses'] = sample_losses(self.loss_func, pred, *yb).float()
+        if self.loss_func is not None and len(yb):
+            res['losses'] = sample_losses(self.loss_func, prediction(pred), *yb).float()
         return {k: v.cpu() for k,v in res.items() if v is not None}
 
-    def _prediction(self, xb):
-        "The prediction; with the first batch the layer is found whose features are asked for"
-        if self.features is True and self.hook is None: return self._first_prediction(xb)
+    def _output(self, xb):
+        "Of the model; with the first batch the layer is found whose features are asked for"
+        if self.features is True and self.hook is None: return self._first_output(xb)
         if self.features is not False and self.hook is None:
             self.hook = _output_hook(_named_layer(self.model, self.features))
-        return prediction(self.model(*xb))
+        return self.model(*xb)
 
-    def _first_prediction(self, xb):
+    def _first_output(self, xb):
         seen = []
-        with _seen_layers(self.model, seen): pred = prediction(self.model(*xb))
-        layer,inputs = _last_of(self.model, seen, pred)
+        with _seen_layers(self.model, seen): pred = self.model(*xb)
+        layer,inputs = _last_of(self.model, seen, prediction(pred))
         self.hook = _input_hook(layer)
         self.hook.stored = inputs
         return pred

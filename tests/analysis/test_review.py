@@ -10,9 +10,10 @@ from fastnoisy.analysis.report.cards import (BUDGET, MAX_EXAMPLES, N_NEAR, Conte
                                              examples_of, nearest_examples, reason, review_data, similarity_order,
                                              step_for, thumbnail, unusual_values)
 from fastnoisy.analysis.report.content import content_or_reason, sample_content, said_value, table_values
+from fastnoisy.analysis.report.decisions import data_id_of
 from fastnoisy.analysis.report.drawing import draw_sample
 from fastnoisy.analysis.report.page import json_in_page
-from fastnoisy.analysis.report.table import NoiseReport, data_id_of
+from fastnoisy.analysis.report.table import NoiseReport
 from browser import CHROMIUM, Browser
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason='needs Chromium')
@@ -490,3 +491,33 @@ def test_dark_and_light(page, tmp_path):
             browser.open(page)
             backs.append(np.asarray(Image.open(browser.screenshot(tmp_path/'page.png')).convert('L'))[:,:8].mean())
     assert backs[0] < 60 and backs[1] > 200
+
+# the report as an object
+
+def test_views_and_summaries():
+    report = small_report()
+    said = report.summary()
+    assert said == ('24 samples, 8 probably mislabelled (by made up). Estimated noise rate 33.3% (0.0% to 100.0%). '
+                    'Worst class: bird, 0 of its 2.')
+    part = report[report.given_label == 'cat']
+    said_of_part = '12 samples of 24, 6 of them probably mislabelled, 8 in all (by made up). Of all: '
+    assert part.summary().startswith(said_of_part)
+    assert repr(report).startswith(said + '\n') and 'sample_id' in repr(report)
+    report.separates = False
+    assert 'No group of wrong labels stands out' in report.summary()
+    report.source = '<b>'
+    assert '&lt;b&gt;' in report._repr_html_() and '<table' in report._repr_html_()
+    report.insert(0, 'also_weight', .5)
+    assert list(report.view())[:3] == ['sample_id', 'item', 'is_label_issue']
+    assert list(report.view())[-1] == 'also_weight'
+    assert isinstance(report.head(3), NoiseReport) and report.head(3).data_id == report.data_id
+
+def test_apply_on_a_plain_report():
+    report = small_report()
+    table = pd.DataFrame(report.head(3)[['sample_id', 'item', 'given_label', 'suggested_label']])
+    decisions = table.assign(decision=['accept', 'keep', 'other'], new_label=['dog', 'cat', 'bird'],
+                             data_id=report.data_id)
+    assert report.apply(decisions).new_label.tolist() == ['dog', 'bird']
+    assert report[report.given_label == 'dog'].apply(decisions).sample_id.tolist() == [0, 2] # checked with the whole
+    with pytest.raises(ValueError, match='on other data'): report.apply(decisions.assign(data_id='x'))
+    assert report.apply(lambda o: o.name).tolist() == list(report) # pandas' own still is there

@@ -326,3 +326,31 @@ def test_the_page_says_how_it_was_made(tmp_path):
     options = '--arch small_cnn --epochs 1 --no-pretrained --seed 3'
     assert f'fastnoisy audit {tmp_path}/p {options} --out {tmp_path}/out' in text
     assert 'small_cnn at 9 x 9 pixels, 1 epochs, on cpu' in text and 'fastai 2.' in text
+
+# what of a table comes into the report
+
+def test_names_and_values_travel(tmp_path):
+    g = np.random.default_rng(0)
+    n = 80
+    columns = dict(name=[f'=n{i}' for i in range(n)], a=g.normal(size=n), row=g.integers(0, 5, n), unit='cm')
+    table = pd.DataFrame(dict(**columns, kind=g.choice(['x', 'y'], n)))
+    table.loc[4, 'kind'] = ''
+    table.to_csv(tmp_path/'t.csv', index=False)
+    report = audit(tmp_path/'t.csv', y='kind', epochs=1, device='cpu', out=tmp_path/'out')
+    assert report.id_columns == ['name', 'unit'] and report.name.tolist() == [f'=n{i}' for i in report.row]
+    assert report.source_row.tolist() == table['row'][report.row].tolist()
+    assert np.allclose(report.a, table.a[report.row])
+    issues = pd.read_csv(tmp_path/'out/issues.csv')
+    assert set(issues.name) == {f"'=n{i}" for i in report.row} and {'a', 'source_row', 'unit'} <= {*issues}
+    assert list(report.view())[:3] == ['sample_id', 'row', 'item'] and 'name' in list(report.view())[:11]
+    data = json.loads((tmp_path/'out/report.html').read_text().split('id="data">')[1].split('</script>')[0])
+    card = data['cards'][0]
+    assert card['more'] == dict(name=f'=n{card["row"]}', unit='cm') and data['table']['names'] == ['a', 'row']
+
+def test_other_columns_of_a_list_of_images(tmp_path):
+    source = write_images(tmp_path/'p', 8)
+    rows = [(f'p/{o.parent.name}/{o.name}', o.parent.name, f'taken by {i}') for i,o in enumerate(folder_images(source))]
+    pd.DataFrame(rows, columns=['file', 'label', 'note']).to_csv(tmp_path/'list.csv', index=False)
+    (source/'a/3.png').write_text('broken')
+    report = audit(csv=tmp_path/'list.csv', x='file', epochs=1, device='cpu', out=tmp_path/'out', arch='small_cnn')
+    assert report.note.tolist() == [f'taken by {i}' for i in report.row] and len(report) == 15

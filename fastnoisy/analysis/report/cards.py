@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from ...core.rng import isolated_rng
 from ..neighbors import nearest
+from .decisions import data_id_of
 from .content import content_or_reason, is_table, said_value, table_values
 
 # %% ../../../nbs/analysis/report/cards.ipynb #32a85a26
@@ -290,6 +291,7 @@ def review_data(
     for o in (ids, *near): contents.add(o)
     table = table_part(table_values(dataset), whole, ids, suggested, near) if is_table(dataset) else None
     names = dict(zip(whole.sample_id, whole['item']))
-    return dict(format='fastnoisy review 1', data=report.data_id, n=len(report), classes=list(report.vocab),
+    data_id = report.data_id or data_id_of(whole)
+    return dict(format='fastnoisy review 1', data=data_id, n=len(report), classes=list(report.vocab),
                 cards=list(_cards(rows, near, ranks, reasons, extra)), contents=contents.packed(), table=table,
                 names={int(i): str(names[i]) for i in {*np.concatenate([ids, *near]).tolist()}})
