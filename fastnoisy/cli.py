@@ -225,12 +225,12 @@ _AUDIT_EXAMPLES = '''examples:
 
 def _add_audit(sub):
     a = _add_command(
-        sub, 'audit', 'find the wrong labels in a folder, a CSV or an .npz', epilog=_AUDIT_EXAMPLES,
+        sub, 'audit', 'find the wrong labels in a folder, a CSV, Parquet or .npz file', epilog=_AUDIT_EXAMPLES,
         description='Train on all samples and write report.html (the page to review them), issues.csv (the most '
                     'suspicious first), learner.pkl and audit.json (what was read and written). '
                     'The source is never changed.')
     a.add_argument('path', nargs='?', metavar='PATH',
-                   help='folder with one sub-folder of images per class, or a CSV or .npz file')
+                   help='folder with one sub-folder of images per class, or a CSV, Parquet or .npz file')
     a.add_argument('--csv', metavar='FILE', help='a list of images (with --x), series (with --series) or a table')
     a.add_argument('--x', metavar='COLUMN',
                    help="CSV: paths of the images, relative to the CSV's folder (default: none, a table)")
@@ -250,7 +250,16 @@ def _add_audit(sub):
     a.add_argument('--seed', type=int, default=0, help='of the weights and the order of the data (default: 0)')
     a.add_argument('--apply', choices=['report', 'copy'], default='report',
                    help='copy: also write a corrected copy of the CSV or .npz, or a folder of links (default: report)')
+    _add_audit_training(a.add_argument)
     a.set_defaults(run=_audit)
+
+# %% ../nbs/cli.ipynb #198e956d
+def _add_audit_training(add):
+    add('--threshold', type=float, default=.5, metavar='P',
+        help='probability of being wrong above which a label is flagged, in (0, 1) (default: 0.5)')
+    add('--bs', type=_positive, metavar='N', help='samples in a batch, at most (default: 8 to 64)')
+    add('--workers', type=int, metavar='N',
+        help="processes that load images (default: none below 2,000 images, else fastai's choice)")
 
 # %% ../nbs/cli.ipynb #cf065709
 _APPLY_EXAMPLES = '''examples:

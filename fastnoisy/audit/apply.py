@@ -17,7 +17,7 @@ import fastnoisy
 from ..analysis.report.decisions import changes_of, checked_decisions, read_decisions
 from ..analysis.report.page import harmless, quoting_for
 from .results import ResultFolder, sha256
-from .sources import folder_images, label_texts, read_npz, read_texts
+from .sources import folder_images, is_parquet, label_texts, read_npz, read_parquet, read_texts
 
 # %% ../../nbs/audit/apply.ipynb #3c9a8946
 def _listing(path):
@@ -70,6 +70,19 @@ def check_state(
         'samples that are the same stays.')
 
 # %% ../../nbs/audit/apply.ipynb #918af718
+def _corrected_parquet(source, y, rows, labels, part):
+    "The same of a Parquet file; the labels keep their type"
+    table = read_parquet(source)
+    texts = read_texts(source)[y].str.strip()
+    value = dict(zip(texts, table[y])) # of each label
+    table.isetitem(table.columns.get_loc(y), _replaced(table[y], rows, [value[o] for o in labels]))
+    table.to_parquet(part, index=False)
+
+def _replaced(column, rows, values):
+    res = column.copy()
+    for i,v in zip(rows, values): res.iloc[int(i)] = v
+    return res
+
 def corrected_csv(
     source, # The CSV
     y:str, # Column of the labels
@@ -78,6 +91,7 @@ def corrected_csv(
     part, # File to write
 ):
     "The CSV with new labels in some rows; all other cells as the texts they are"
+    if is_parquet(source): return _corrected_parquet(source, y, rows, labels, part)
     texts = read_texts(source)
     texts.iloc[np.asarray(rows, dtype=int), texts.columns.get_loc(y)] = list(labels)
     texts.to_csv(part, index=False, quoting=quoting_for(texts))

@@ -217,7 +217,7 @@ def corrected_copy(
 # %% ../../nbs/audit/run.ipynb #3fd6f59c
 def kind_of_source(
     path, # Folder or file
-)->str: # 'path' (a folder), 'npz' or 'csv'
+)->str: # 'path' (a folder), 'npz' or 'csv', as which a parquet file is read too
     "What is there, told by its first bytes; a `FileNotFoundError` for nothing, a `ValueError` for what is no file"
     path = Path(path)
     if path.is_dir(): return 'path'
@@ -237,11 +237,13 @@ def _checked_source(path, csv, npz):
     found = kind_of_source(source) # also where the kind is given: there must be something
     return source,found if kind == 'path' else kind
 
-def _check_options(kind, x, series, epochs, device, apply):
+def _check_options(kind, x, series, epochs, device, apply, threshold, workers):
     if x is not None and kind != 'csv': raise ValueError(f'x={x!r} names a column, but there is no --csv.')
     if series and (kind != 'csv' or x is not None):
         raise ValueError('series=True (--series) reads the rows of a --csv, without --x.')
     if epochs is not None and epochs < 1: raise ValueError(f'epochs={epochs}: give a number >= 1.')
+    if not 0 < threshold < 1: raise ValueError(f'threshold={threshold}: give a probability in (0, 1), such as .7.')
+    if workers is not None and workers < 0: raise ValueError(f'workers={workers}: give a number >= 0.')
     if apply not in ('report', 'copy'): raise ValueError(f"apply={apply!r}: give 'report' or 'copy'.")
     try: torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as e:
@@ -290,7 +292,7 @@ def _command(kind, source, settings, out):
     "The command that repeats an audit"
     words = ['fastnoisy', 'audit', *([] if kind == 'path' else [f'--{kind}']), str(source)]
     for name,value in {**settings, 'out': out}.items():
-        usual = dict(y='label', seed=0, series=False)
+        usual = dict(y='label', seed=0, series=False, threshold=.5)
         if value is None or value == usual.get(name): continue
         if isinstance(value, bool): words.append(f'--{name}' if value else f'--no-{name}')
         else: words += [f'--{name}', str(value)]
@@ -312,19 +314,23 @@ def audit(
     out='fastnoisy-audit', # Folder for the results
     seed:int=0, # Of weights, order and augmentation; on a CPU the same seed gives the same result
     apply:str='report', # 'report', or 'copy' to write a corrected copy as well
+    threshold:float=.5, # Noise probability above which a label is flagged, in (0, 1)
+    bs:int=None, # Samples in a batch, at most, >= 2; None: see `batch_size_for`
+    workers:int=None, # Processes that load images; None: none below 2,000 images, else fastai's choice
 )->AuditReport:
     "Train on all samples, find labels that are probably wrong, write report, table and learner, also after Ctrl-C"
     device = default_device() if device is None else device
     source,kind = _checked_source(path, csv, npz)
-    _check_options(kind, x, series, epochs, device, apply)
-    settings = dict(x=x, y=y, series=series, arch=arch, epochs=epochs, size=size, pretrained=pretrained, seed=seed)
+    _check_options(kind, x, series, epochs, device, apply, threshold, workers)
+    settings = dict(x=x, y=y, series=series, arch=arch, epochs=epochs, size=size, pretrained=pretrained, seed=seed,
+                    threshold=threshold, bs=bs, workers=workers)
     with _result_folder(out, source, apply).alone() as folder:
         print(f'Looking at {source}', flush=True)
         samples,origin = _read_samples(source, kind, x, y, series, folder.path),origin_of(source, kind, x, y)
         _check_samples(folder.path, samples, apply)
         with isolated_rng(seed):
-            cbs = [ALSOCallback(temperature=TEMPERATURE), BMMFilterCallback('also')]
-            learn,pretrained,what = labelled_learner(samples, arch, pretrained, size, device, cbs)
+            cbs = [ALSOCallback(temperature=TEMPERATURE), BMMFilterCallback('also', threshold=threshold)]
+            learn,pretrained,what = labelled_learner(samples, arch, pretrained, size, device, cbs, bs, workers)
             epochs = epochs or (10 if pretrained else 60 if samples.kind == 'series' else 30)
             found = f'{len(samples)} samples of {len(samples.vocab)} classes.'
             print(f'{found} Training {what}, {epochs} epochs, on {device}.', flush=True)

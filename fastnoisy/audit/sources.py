@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_CHARS', 'NPZ_NAMES', 'same_place', 'Labelled', 'look_at_image', 'has_images', 'folder_images', 'labelled_folder',
-           'read_texts', 'labelled_csv', 'labelled_series', 'read_npz', 'label_texts', 'labelled_npz']
+           'is_parquet', 'read_parquet', 'read_texts', 'labelled_csv', 'labelled_series', 'read_npz', 'label_texts',
+           'labelled_npz']
 
 # %% ../../nbs/audit/sources.ipynb #d06eb3be
 import os, warnings
@@ -174,11 +175,29 @@ def labelled_folder(
     return _labelled_files(path, paths, labels, range(len(paths)), [], notes)
 
 # %% ../../nbs/audit/sources.ipynb #f82744f7
+def is_parquet(
+    file, # Path
+)->bool:
+    "Does a file begin as Parquet does?"
+    with open(file, 'rb') as f: return f.read(4) == b'PAR1'
+
+def read_parquet(
+    file, # Path
+)->pd.DataFrame:
+    "A table in Parquet; a `ValueError` where it is damaged, an `ImportError` that says what to install"
+    try: return pd.read_parquet(file).reset_index(drop=True)
+    except ImportError as e: raise ImportError(
+        f'{file} is a Parquet file: `pip install pyarrow` to read it, or save it as CSV.') from e
+    except (ValueError, OSError) as e: raise ValueError(f'{file} cannot be read: {str(e).splitlines()[0]}') from e
+
+def _said_cells(column): return column.astype(object).where(column.notna(), '').map(str)
+
 def read_texts(
-    csv, # File with a head
+    csv, # File with a head, or a Parquet file
 )->pd.DataFrame:
     "All cells as the texts they are in the file; a `ValueError` for a file that is no CSV"
     if not Path(csv).is_file(): raise FileNotFoundError(f'{csv}: there is no such file.')
+    if is_parquet(csv): return read_parquet(csv).apply(_said_cells)
     try:
         with warnings.catch_warnings(): # more cells than the head has names: pandas would drop them
             warnings.simplefilter('error', pd.errors.ParserWarning)
@@ -187,13 +206,14 @@ def read_texts(
         raise ValueError(f'{csv} cannot be read: its rows have more cells than its head has names.') from None
     except ValueError as e: raise ValueError(f'{csv} cannot be read: {e}') from e
 
+# %% ../../nbs/audit/sources.ipynb #713b5ffe
 def _read_csv(csv, text_columns):
     "The CSV, some of its columns as stripped texts"
     texts = read_texts(csv)
     missing = [o for o in text_columns if o not in texts]
     if missing: raise ValueError(
         f'{csv} has no column {_listed(missing)}. It has {_listed(texts.columns, 20)}, separated by commas.')
-    table = pd.read_csv(csv, low_memory=False, index_col=False)
+    table = read_parquet(csv) if is_parquet(csv) else pd.read_csv(csv, low_memory=False, index_col=False)
     for o in text_columns: table[o] = texts[o].str.strip()
     return table
 
