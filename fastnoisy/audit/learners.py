@@ -53,7 +53,7 @@ def batch_size_for(
     "The largest size that leaves no last batch of one, which BatchNorm refuses"
     if largest is None: largest = min(64, max(8, n//16))
     if largest < 2: raise ValueError(f'bs={largest}: give at least 2 samples for a batch.')
-    return next(bs for bs in range(min(largest, n), 1, -1) if n % bs != 1)
+    return next(bs for bs in range(largest, 1, -1) if n % bs != 1)
 
 # %% ../../nbs/audit/learners.ipynb #af32c051
 def _image_dl(samples, size, bs, device, workers=None):

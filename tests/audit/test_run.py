@@ -397,7 +397,7 @@ def test_threshold_batches_and_workers(tmp_path):
     assert counts[.01] > counts[.99]
     for says,args in ((r'threshold=1.0', ['--threshold', 1]), ('bs=1', ['--bs', 1]), ('workers=-1', ['--workers', -1])):
         fails(says, source, *args, '--out', tmp_path/'none')
-    assert [batch_size_for(n, 50) for n in (300, 51, 20)] == [50, 49, 20]
+    assert [batch_size_for(n, 50) for n in (300, 51, 20)] == [50, 49, 50]
 
 def test_parquet(tmp_path, monkeypatch):
     (tmp_path/'t.parquet').write_bytes(b'PAR1 and no more')
