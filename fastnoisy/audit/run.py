@@ -23,6 +23,7 @@ from ..analysis.report.page import harmless, quoting_for
 from .learners import labelled_learner
 from .apply import Applied, all_arrays, apply_decisions, corrected_csv, corrected_npz, origin_of
 from ..analysis.report.decisions import is_decisions
+from ..analysis.report.oddities import oddities
 from .results import RECORD, ResultFolder, write_results
 from .sources import (has_images, labelled_csv, labelled_folder, labelled_npz, labelled_series,
                                      read_npz, read_texts, same_place)
@@ -87,6 +88,9 @@ def _add_columns(report, samples):
             names.append(free)
         return names
     if samples.others is not None: report.id_columns = add(samples.others, report.columns.get_loc('item') + 1)
+    if report.embedding is not None:
+        found = oddities(report.embedding, report.given_label)
+        report['near_duplicate'],report['is_outlier'] = found.near_duplicate,found.is_outlier
     if samples.kind == 'table': add(samples.inputs, None)
 
 def _report(learn, samples, partial, n_epochs):

@@ -319,9 +319,12 @@ def test_decide_by_keys(page, tmp_path):
         assert browser.problems() == []
 
 @needs_browser
-def test_filters_and_orders(page, tmp_path):
+def test_filters_and_orders(tmp_path):
     report = small_report()
-    rows = card_rows(report, 10)
+    report['is_outlier'] = report.sample_id == 20 # one of the two that are shown without a flag
+    page = report.to_html(tmp_path/'report.html', n=9)
+    rows = card_rows(report, 9)
+    assert len(rows) == 10
     with Browser(tmp_path) as browser:
         browser.open(page)
         assert texts(browser, '#pair option')[:3] == ['all', 'cat → dog (6)', 'dog → cat (2)']
@@ -333,7 +336,7 @@ def test_filters_and_orders(page, tmp_path):
         assert browser.js('document.getElementById("leastsaid").textContent') == '90 %'
         browser.choose('#least', '0')
         browser.choose('#order', 'alike')
-        alike = {o['id']: o['alike'] for o in review_data(report, 10)['cards']}
+        alike = {o['id']: o['alike'] for o in review_data(report, 9)['cards']}
         assert shown(browser) == sorted(alike, key=alike.get)
         browser.choose('#order', 'row')
         assert shown(browser) == sorted(alike)
@@ -342,6 +345,8 @@ def test_filters_and_orders(page, tmp_path):
                                                   kind='stable').sample_id.tolist()
         browser.choose('#kind', 'other')
         assert len(shown(browser)) == 2 and browser.js('document.querySelector("[data-do=accept]").disabled')
+        browser.choose('#kind', 'like no other sample')
+        assert shown(browser) == [20]
         browser.choose('#kind', 'flagged')
         browser.choose('#pair', '["cat","dog"]')
         browser.click('#acceptall')

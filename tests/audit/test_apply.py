@@ -1,11 +1,12 @@
 "Decisions back to the data: what is refused, copies of every form, undone; and the round trip through a browser."
 import json, os
 from pathlib import Path
-import numpy as np, pandas as pd, pytest
+import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
 from sklearn.datasets import load_digits
 import fastnoisy.audit.run as run_module
 from fastnoisy.analysis.report.decisions import changes_of, checked_decisions, known_name, read_decisions
+from fastnoisy.analysis.report.oddities import oddities
 from fastnoisy.audit.apply import (APPLIED, apply_decisions, apply_review, corrected_folder, origin_of, source_samples,
                                    state_of, undo)
 from fastnoisy.audit.results import ResultFolder
@@ -354,3 +355,36 @@ def test_other_columns_of_a_list_of_images(tmp_path):
     (source/'a/3.png').write_text('broken')
     report = audit(csv=tmp_path/'list.csv', x='file', epochs=1, device='cpu', out=tmp_path/'out', arch='small_cnn')
     assert report.note.tolist() == [f'taken by {i}' for i in report.row] and len(report) == 15
+
+# duplicates and outliers
+
+def test_oddities_by_a_loop():
+    g = torch.Generator().manual_seed(0)
+    x,labels = torch.randn(120, 6, generator=g),np.array(['a', 'b', 'c']*40)
+    x[:40] += 4
+    x[50],x[51],x[53] = x[60]*2,x[60]*1.001,x[70] # 50 is a c as 60 is an a; 53 and 70 are b and c
+    unit = (x/x.norm(dim=1, keepdim=True)).double()
+    d = 1 - unit @ unit.T
+    d.fill_diagonal_(9)
+    found,order = oddities(x, labels),d.argsort(1)[:,:10]
+    median = d.min(1).values.quantile(.5)
+    for i in range(120):
+        close = {int(j) for j in order[i] if d[i, j] <= .13*median and labels[j] != labels[i]}
+        assert found.near_duplicate[i] in close if close else found.near_duplicate[i] == -1
+    logs = d.gather(1, order).mean(1).clamp(min=1e-12).log().numpy()
+    low,high = np.percentile(logs, [25, 75])
+    assert found.is_outlier.tolist() == (logs > high + 1.5*(high - low)).tolist()
+    assert found.near_duplicate[[53, 70]].tolist() == [70, 53]
+    assert (oddities(x[:5], labels[:5]).near_duplicate == -1).all()
+
+def test_an_image_in_two_folders(tmp_path):
+    source = write_digits(tmp_path/'p', set(), 60)
+    file = sorted((source/'a').iterdir())[3]
+    (source/'b'/'again.png').write_bytes(file.read_bytes())
+    report = audit(source, epochs=6, device='cpu', out=tmp_path/'out')
+    names = [Path(o).name for o in report['item']]
+    i,j = names.index(file.name),names.index('again.png')
+    assert report.near_duplicate[i] == j and report.near_duplicate[j] == i and report.is_outlier.dtype == bool
+    cards = json.loads((tmp_path/'out/report.html').read_text().split('id="data">')[1].split('</script>')[0])['cards']
+    marks = {o['id']: o['marks'] for o in cards}
+    assert 'nearly equal to a sample with another label' in marks[i] and marks[i] == marks[j]

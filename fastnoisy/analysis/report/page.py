@@ -76,6 +76,8 @@ _LEGEND = {
     'label quality': 'from 0, suspicious, to 1, unsuspicious. It ranks; it is no probability',
     'flagged': 'on the list: probably wrong, and the network would say another label',
     'not flagged, next in the ranking': 'shown where few are flagged, so that you see where the list ends',
+    'nearly equal to a sample with another label': 'one of the two labels is wrong; its number is in near_duplicate',
+    'like no other sample': 'far from all others: damaged perhaps, or of a class that is not on the list',
     'like it in ...': 'the three samples of the suggested class most similar to the network, among the surest of it',
     'samples most like it': 'its ten nearest neighbours of any label, as the network sees them',
     'usual for ...': 'in tables: median, and the range from the 10 to the 90 percentile; of words the two commonest',

@@ -130,8 +130,8 @@ $$('choose').addEventListener('close', () => {
 
 const stateOf = c => decisions.has(c.id) ? decisions.get(c.id).decision : 'open';
 const pairOf = c => JSON.stringify([c.given, c.suggested]);
-const kinds = {flagged: ['flagged', c => c.flagged], other: ['not flagged, next in the ranking', c => !c.flagged]};
-for (const name of Object.keys(cards[0] ? cards[0].marks || {} : {})) kinds[name] = [name.replaceAll('_', ' '), c => c.marks[name]];
+const kinds = {flagged: ['flagged', c => c.flagged], other: ['not flagged', c => !c.flagged]};
+for (const name of new Set(cards.flatMap(c => c.marks))) kinds[name] = [name, c => c.marks.includes(name)];
 function fill(select, rows) { select.replaceChildren(...rows.map(([value, text]) => element('option', {value}, text))); }
 function fillFilters() {
   const counts = new Map();
@@ -232,7 +232,8 @@ function draw(place) {
   const title = titleOf(c);
   const labels = element('p', {class: 'labels'}, 'given ', element('b', {class: 'from'}, c.given), ' → ', element('b', {}, said));
   const more = Object.entries(c.more).map(([k, v]) => k + ': ' + v).join(', ');
-  const facts = element('p', {class: 'facts', title: c.why}, (c.flagged ? 'Wrong with probability ' + percent(c.p) + '. ' : 'Not flagged, next in the ranking. ') + c.why + (more ? ' ' + more + '.' : ''));
+  const facts = element('p', {class: 'facts', title: c.why}, (c.flagged ? 'Wrong with probability ' + percent(c.p) + '. ' : c.marks.length ? 'Not flagged. ' : 'Not flagged, next in the ranking. ')
+    + c.marks.map(o => o[0].toUpperCase() + o.slice(1) + '. ').join('') + c.why + (more ? ' ' + more + '.' : ''));
   const buttons = element('div', {class: 'buttons', role: 'group', 'aria-label': 'Decision on ' + title});
   for (const [what, text, name] of [['accept', 'Accept', 'Accept ' + said], ['keep', 'Keep', 'Keep ' + c.given], ['other', 'Other', 'Another label'], ['unsure', 'Unsure', 'Unsure']]) {
     const b = element('button', {'data-do': what, 'aria-label': name, title: name}, text);
