@@ -37,9 +37,10 @@ def wheel(tmp_path_factory):
     return next(tmp.glob('fastnoisy-*.whl'))
 
 @pytest.mark.slow
-def test_wheel_holds_every_module(wheel):
+def test_wheel_holds_every_file(wheel):
     names = {o for o in zipfile.ZipFile(wheel).namelist() if o.startswith('fastnoisy/')}
-    assert names == {str(o.relative_to(root)) for o in (root/'fastnoisy').rglob('*.py')}
+    files = [o for ext in ('py', 'js', 'css', 'html') for o in (root/'fastnoisy').rglob(f'*.{ext}')]
+    assert names == {str(o.relative_to(root)) for o in files}
 
 @pytest.mark.slow
 def test_wheel_installed_elsewhere(wheel, tmp_path):

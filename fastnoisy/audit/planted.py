@@ -26,10 +26,11 @@ def sibling(
 def recipe(
     name:str, # 'plain' or 'also'
     temperature:float=.5, # Of ALSO, nats
+    threshold:float=.5, # Noise probability above which a label is flagged, in (0, 1)
 )->list: # Callbacks
     "What a training of the audit is done with, besides planted errors"
-    if name == 'plain': return [BMMFilterCallback('aum')]
-    return [ALSOCallback(temperature=temperature), BMMFilterCallback('also')]
+    if name == 'plain': return [BMMFilterCallback('aum', threshold=threshold)]
+    return [ALSOCallback(temperature=temperature), BMMFilterCallback('also', threshold=threshold)]
 
 def train_with_planted_errors(
     learn, # A `Learner` that has not been trained, with the callbacks of `recipe('also')`
@@ -37,18 +38,19 @@ def train_with_planted_errors(
     share:float=.1, # Of the labels to plant errors in, in (0, .5]
     seed:int=0, # Of what is planted
     temperature:float=.5, # Of ALSO, nats
+    threshold:float=.5, # Noise probability above which a label is flagged, in (0, 1)
 )->tuple: # The `Learner` whose report counts, and whether it was interrupted
     "Two trainings with planted errors, and the better without: `learn` itself, unless a training was interrupted"
     beside = None
     for i,name in enumerate(('plain', 'also'), 1):
         planting = PlantedErrorsCallback(share, beside=beside, seed=seed, recipe=name)
-        part = sibling(learn, [*recipe(name, temperature), planting])
+        part = sibling(learn, [*recipe(name, temperature, threshold), planting])
         print(f'Training {i} of 3, {name}, with errors planted in {share:.0%} of the labels', flush=True)
         if fit(part): return part, True
         beside = planting
     print(f'Training 3 of 3, {beside.best}, on the labels as they are', flush=True)
     if beside.best == 'plain':
         learn.remove_cbs([BMMFilterCallback, ALSOCallback])
-        learn.add_cbs(recipe('plain'))
+        learn.add_cbs(recipe('plain', temperature, threshold))
     learn.add_cb(PlantedErrorsCallback(0, beside=beside, recipe=beside.best))
     return learn, fit(learn)

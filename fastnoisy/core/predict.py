@@ -74,20 +74,29 @@ def run_in_order(
             for b in progress(dl): f(dl.sample_ids, plain_tensors(to_device(b, device)))
 
 # %% ../../nbs/core/predict.ipynb #1fffd8aa
+def _seen_layers(model, seen):
+    "Hooks that put each linear layer of a model, its output and its input into `seen`, in the order of the calls"
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    return Hooks(layers, lambda m, inputs, out: seen.append((m, out, inputs[0])))
+
+def _last_of(model, seen, pred):
+    "Of what was seen the layer whose output is the prediction, and its input"
+    alike = [o for o in reversed(seen) if getattr(o[1], 'shape', None) == getattr(pred, 'shape', None)]
+    if not alike: raise ValueError(
+        f'No linear layer of the {type(model).__name__} has an output of the shape of its prediction, '
+        f'{tuple(getattr(pred, "shape", ()))}: name the layer whose output is the embedding, '
+        'for instance the pooling before a convolutional head: `layer=model.pool` or `layer="pool"`.')
+    layer,_,inputs = next((o for o in alike if torch.equal(o[1], pred)), alike[0])
+    return layer,inputs
+
 def prediction_layer(
     model:nn.Module,
     *xb, # Inputs of the model, one batch
 )->nn.Linear:
     "The linear layer that makes the prediction; a `ValueError` where there is none"
-    seen,layers = [],[m for m in model.modules() if isinstance(m, nn.Linear)]
-    with Hooks(layers, lambda m, _, out: seen.append((m, out))): pred = prediction(forward_aside(model, *xb))
-    alike = [(m, out) for m,out in reversed(seen) if getattr(out, 'shape', None) == getattr(pred, 'shape', None)]
-    if not alike: raise ValueError(
-        f'No linear layer of the {type(model).__name__} has an output of the shape of its prediction, '
-        f'{tuple(getattr(pred, "shape", ()))}: name the layer whose output is the embedding, '
-        'for instance the pooling before a convolutional head: `layer=model.pool` or `layer="pool"`.')
-    same = [m for m,out in alike if torch.equal(out, pred)]
-    return same[0] if same else alike[0][0]
+    seen = []
+    with _seen_layers(model, seen): pred = prediction(forward_aside(model, *xb))
+    return _last_of(model, seen, pred)[0]
 
 def _named_layer(model, layer):
     if isinstance(layer, nn.Module): return layer
@@ -96,10 +105,13 @@ def _named_layer(model, layer):
         f'layer={layer!r}: the model has no such module. '
         f'Its own are {[n for n,_ in model.named_children()]}.') from None
 
-def _feature_hook(model, features, xb):
-    "fastai's hook that stores what goes into the layer of the prediction (True), or comes out of a named one"
-    if features is True: return Hook(prediction_layer(model, *xb), lambda _, inputs, output: inputs[0], gather=False)
-    return Hook(_named_layer(model, features), lambda _, inputs, output: output, gather=False)
+def _input_hook(layer):
+    "fastai's hook that stores what goes into a layer"
+    return Hook(layer, lambda _, inputs, output: inputs[0], gather=False)
+
+def _output_hook(layer):
+    "The same of what comes out"
+    return Hook(layer, lambda _, inputs, output: output, gather=False)
 
 def _stored_features(hook, bs):
     "What the hook has stored, one vector per sample, (B, F); then it is empty"
@@ -135,13 +147,27 @@ class _Forward:
 
     def __call__(self, b, bs):
         xb,yb = inputs_and_targets(self.dls, b)
-        if self.features is not False and self.hook is None: self.hook = _feature_hook(self.model, self.features, xb)
-        pred = self.model(*xb) # the loss takes what it takes in training
+        pred = self._output(xb) # the loss takes what it takes in training
         res = dict(logits=_row_per_sample(prediction(pred)), targets=_row_per_sample(yb[0]) if len(yb) else None)
         if self.hook is not None: res['features'] = _stored_features(self.hook, bs)
         if self.loss_func is not None and len(yb): res['losses'] = sample_losses(self.loss_func, pred, *yb).float()
         if self.loss_func is not None: self._without_ignored(res, yb)
         return {k: v.cpu() for k,v in res.items() if v is not None}
+
+    def _output(self, xb):
+        "Of the model; with the first batch the layer is found whose features are asked for"
+        if self.features is True and self.hook is None: return self._first_output(xb)
+        if self.features is not False and self.hook is None:
+            self.hook = _output_hook(_named_layer(self.model, self.features))
+        return self.model(*xb)
+
+    def _first_output(self, xb):
+        seen = []
+        with _seen_layers(self.model, seen): pred = self.model(*xb)
+        layer,inputs = _last_of(self.model, seen, prediction(pred))
+        self.hook = _input_hook(layer)
+        self.hook.stored = inputs
+        return pred
 
     def _without_ignored(self, res, yb):
         "A sample that the loss ignores has no target and no loss"
@@ -230,9 +256,10 @@ def predict(
     dl=None, # Loader; default the training set, in order and without augmentation
     model:nn.Module=None, # Default the model of the Learner
     features=False, # True: the input of the layer that makes the prediction. A module or its dotted name ("body.pool"): its output
+    progress:bool=None, # Show a bar? None: where features are asked for
 )->Predictions:
     "One row per sample: logits, targets, losses and, if asked for, features, in eval mode; nothing else notices"
-    dls = getattr(learn, 'dls', None)
+    dls,progress = getattr(learn, 'dls', None),features is not False if progress is None else progress
     if dl is None: dl = dls.train
     model = get_model(learn.model if model is None else model)
     device = next(model.parameters(), torch.empty(0)).device
@@ -243,5 +270,5 @@ def predict(
     try:
         with torch.no_grad(), model_mode(model, False), hooked:
             if not in_order: return _predict_as_it_is(dl, forward, device)
-            return _predict_in_order(dl, forward, device, iter if features is False else partial(_bar, learn))
+            return _predict_in_order(dl, forward, device, partial(_bar, learn) if progress else iter)
     finally: forward.end()

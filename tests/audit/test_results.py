@@ -7,7 +7,8 @@ from PIL import Image
 import fastnoisy.audit.run as run_module
 from fastnoisy.audit.learners import FillMissingAs
 from fastnoisy.audit.results import RECORD, ResultFolder, sha256, write_results
-from fastnoisy.audit.run import audit, kind_of_source, link_name, quoting_for
+from fastnoisy.audit.run import audit, kind_of_source, link_name
+from fastnoisy.analysis.report.page import quoting_for
 from fastnoisy.audit.sources import MAX_CHARS, labelled_csv, labelled_npz, labelled_series, same_place
 from fastnoisy.analysis.report.table import NoiseReport
 

@@ -1,5 +1,5 @@
 "The audit from files to files, through the program: three kinds of sources, everything that can be wrong with them, interruption, copies."
-import os, re, signal, struct, subprocess, sys, zlib
+import os, re, signal, struct, subprocess, sys, time, zlib
 from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 import fastnoisy.audit.run as audit_module
 from fastnoisy.audit.run import audit
-from fastnoisy.audit.learners import StandardSeries, batch_size_for, image_settings
+from fastnoisy.audit.learners import StandardSeries, batch_size_for, check_weights, image_settings
 from fastnoisy.callback.bmm import BMMFilterCallback
 from fastnoisy.cli import main, parser
 from fastnoisy.audit.sources import (_features, labelled_csv, labelled_folder, labelled_npz, labelled_series,
@@ -369,13 +369,60 @@ def test_no_permission_is_found_before_training(tmp_path, monkeypatch):
 def test_pretrained_weights_without_network(tmp_path, monkeypatch):
     def hf_hub_download(*args, **kwargs): raise LocalEntryNotFoundError('no network in tests')
     monkeypatch.setattr('timm.models._hub.hf_hub_download', hf_hub_download)
-    fails(r'weights of resnet18 could not be loaded \(no network.*--no-pretrained.*hf download timm/resnet18\S+ model.safetensors.*models--timm--resnet18', '--npz', write_npz(tmp_path/'d.npz'),
-          '--arch', 'resnet18', '--out', tmp_path/'out')
+    monkeypatch.setattr('fastnoisy.audit.learners.check_weights', lambda arch: None)
+    says = (r'fastnoisy: Use --no-pretrained .*weights of resnet18 could not be loaded \(no network.*'
+            r'hf download timm/resnet18\S+ model.safetensors.*models--timm--resnet18')
+    fails(says, '--npz', write_npz(tmp_path/'d.npz'), '--arch', 'resnet18', '--out', tmp_path/'out')
     monkeypatch.setattr('timm.is_model_pretrained', lambda arch: False)
     fails('timm has no pretrained weights of resnet18', '--npz', tmp_path/'d.npz', '--arch', 'resnet18', '--out', tmp_path/'out')
 
+@pytest.mark.parametrize('setting, reason', [({}, 'does not answer'), (dict(HF_HUB_OFFLINE=True), 'OFFLINE is set')])
+def test_no_network_is_said_at_once(setting, reason, tmp_path, monkeypatch):
+    monkeypatch.setattr('huggingface_hub.constants.ENDPOINT', 'http://127.0.0.1:9') # nobody is there
+    monkeypatch.setattr('huggingface_hub.try_to_load_from_cache', lambda *args, **kwargs: None)
+    for k,v in setting.items(): monkeypatch.setattr(f'huggingface_hub.constants.{k}', v)
+    start = time.monotonic()
+    with pytest.raises(OSError, match=f'^Use --no-pretrained .pretrained=False.*{reason}'): check_weights('resnet18')
+    assert time.monotonic() - start < 10 # huggingface_hub tries again for a minute
+    monkeypatch.setattr('huggingface_hub.try_to_load_from_cache', lambda *args, **kwargs: 'a file')
+    check_weights('resnet18')
+
+def test_threshold_batches_and_workers(tmp_path):
+    source = write_npz(tmp_path/'d.npz', 300, np.random.default_rng(0).choice(300, 40, replace=False))
+    counts = {}
+    for t in (.01, .99):
+        report = audit(source, threshold=t, bs=50, workers=0, epochs=5, device='cpu', out=tmp_path/str(t))
+        counts[t],bmm = int(report.is_label_issue.sum()),report.learn.bmm
+        assert report.learn.dls.train.bs == 50 and (bmm.p_noisy[report.is_label_issue.values] > t).all()
+    assert counts[.01] > counts[.99]
+    for says,args in ((r'threshold=1.0', ['--threshold', 1]), ('bs=1', ['--bs', 1]), ('workers=-1', ['--workers', -1])):
+        fails(says, source, *args, '--out', tmp_path/'none')
+    assert [batch_size_for(n, 50) for n in (300, 51, 20)] == [50, 49, 50]
+
+def test_parquet(tmp_path, monkeypatch):
+    (tmp_path/'t.parquet').write_bytes(b'PAR1 and no more')
+    monkeypatch.setattr(pd, 'read_parquet', lambda *args: (_ for _ in ()).throw(ImportError('no engine')))
+    fails('t.parquet is a Parquet file: `pip install pyarrow`', tmp_path/'t.parquet', '--out', tmp_path/'out')
+    monkeypatch.undo()
+    pytest.importorskip('pyarrow', reason='reads Parquet with pyarrow')
+    fails('t.parquet cannot be read', tmp_path/'t.parquet', '--out', tmp_path/'out')
+    table = flowers().assign(label=lambda o: o.label.map({'1': 1, 'None': 2, 'NA': 3}))
+    table.to_parquet(tmp_path/'t.parquet')
+    table.to_csv(tmp_path/'t.csv', index=False)
+    one,two = (audit(tmp_path/o, epochs=1, device='cpu', out=tmp_path/f'out-{o}') for o in ('t.parquet', 't.csv'))
+    assert one.label_quality.tolist() == two.label_quality.tolist()
+    assert one.given_label.tolist() == two.given_label.tolist()
+    row = one.iloc[3]
+    new = next(o for o in one.vocab if o != row.given_label)
+    decision = dict(sample_id=3, item=row['item'], given_label=row.given_label, decision='other', new_label=new)
+    one.apply(pd.DataFrame([decision]), write=True)
+    found = pd.read_parquet(tmp_path/'out-t.parquet/corrected/t.parquet')
+    assert found.label.dtype == table.label.dtype and found.label[3] == int(new)
+    pd.testing.assert_frame_equal(found.drop(index=3), table.drop(index=3))
+
 def test_fine_tuning(tmp_path, monkeypatch, capsys):
     import timm
+    monkeypatch.setattr('fastnoisy.audit.learners.check_weights', lambda arch: None)
     weights = timm.create_model('test_resnet')
     monkeypatch.setattr('timm.models._builder.load_pretrained', lambda model, *args, **kwargs: model.load_state_dict(weights.state_dict(), strict=False))
     report = audit(npz=write_npz(tmp_path/'d.npz'), arch='test_resnet', size=32, epochs=1, device='cpu', out=tmp_path/'out')

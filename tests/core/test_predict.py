@@ -253,4 +253,4 @@ def test_each_sample_goes_through_the_model_once():
     assert seen == [20, 20, 20, 20, 10]
     seen.clear()
     predict(learn, features=True)
-    assert seen == [20, 20, 20, 20, 20, 10] # the first batch once more, to find the layer
+    assert seen == [20, 20, 20, 20, 10] # the layer is found with the first batch

@@ -6,9 +6,11 @@
 __all__ = ['short_name', 'draw_sample', 'draw_top', 'draw_matrix', 'draw_quality', 'image_cleaner']
 
 # %% ../../../nbs/analysis/report/drawing.ipynb #0571d1b6
+import textwrap
 import numpy as np
 import pandas as pd
 from fastcore.foundation import L
+from .content import sample_content, said_value
 
 # %% ../../../nbs/analysis/report/drawing.ipynb #fe4cbace
 def short_name(name, n=16):
@@ -21,19 +23,13 @@ def draw_sample(
     dataset, # `dls.train.dataset`
     i:int, # Sample id
 ):
-    "An image as an image, a series as lines, a row of a table as text"
-    items = getattr(dataset, 'items', None)
-    if isinstance(items, pd.DataFrame) and hasattr(dataset, 'procs'): # a table of fastai
-        row = dataset.decode_row(items.iloc[i]) if hasattr(dataset, 'decode_row') else items.iloc[i]
-        lines = [f'{k}: {v:.4g}' if isinstance(v, float) else f'{k}: {v}' for k,v in list(row.items())[:8]]
-        return ax.text(0, 1, '\n'.join(lines), va='top', fontsize=6, parse_math=False)
-    x = dataset[i]
-    x = np.asarray((x[0] if isinstance(x, (tuple, list)) else x))
-    if x.ndim == 3 and x.shape[0] in (1, 3): x = np.moveaxis(x, 0, 2)
-    if x.ndim == 3 or (x.ndim == 2 and min(x.shape) > 16):
-        if x.dtype != np.uint8: x = (x - x.min())/max(x.max() - x.min(), 1e-9)
-        return ax.imshow(x.squeeze(), cmap='gray')
-    ax.plot(np.atleast_2d(x).T, lw=.8)
+    "An image as an image, a series as lines, a row of a table and a text as text"
+    kind,value = sample_content(dataset, i)
+    if kind == 'image': return ax.imshow(np.asarray(value).squeeze(), cmap='gray')
+    if kind == 'series': return ax.plot(value.T, lw=.8)
+    if kind == 'row': lines = [said_value(f'{k}: {said_value(v)}', 32) for k,v in value.items()]
+    else: lines = textwrap.wrap(value[:400], 32)
+    ax.text(0, 1, '\n'.join(lines[:8]), va='top', fontsize=6, parse_math=False)
 
 # %% ../../../nbs/analysis/report/drawing.ipynb #7da294bb
 def draw_top(
