@@ -172,6 +172,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'fastnoisy/analysis/neighbors.py'),
                                               'fastnoisy.analysis.neighbors._epsilon': ( 'analysis/neighbors.html#_epsilon',
                                                                                          'fastnoisy/analysis/neighbors.py'),
+                                              'fastnoisy.analysis.neighbors._label_ids': ( 'analysis/neighbors.html#_label_ids',
+                                                                                           'fastnoisy/analysis/neighbors.py'),
                                               'fastnoisy.analysis.neighbors._of_all': ( 'analysis/neighbors.html#_of_all',
                                                                                         'fastnoisy/analysis/neighbors.py'),
                                               'fastnoisy.analysis.neighbors._precision': ( 'analysis/neighbors.html#_precision',
