@@ -229,6 +229,7 @@ def knn_vote(
             raise ValueError(f'{name}: shape {tuple(v.shape)} for {len(features)} samples; give one for each.')
     if weights is not None and not ((weights >= 0) & (weights < math.inf)).all():
         raise ValueError('weights: give numbers >= 0, none of them NaN or infinite.')
+    if not len(labels): raise ValueError('labels: there are none, and no neighbours.')
     if n_classes is None: n_classes = int(labels.max()) + 1
     if not (0 <= labels.min() and labels.max() < n_classes): raise ValueError(
         f'labels: from {int(labels.min())} to {int(labels.max())}; '

@@ -236,7 +236,8 @@ def test_wrong_data(x, y, kwargs, match):
 def test_trust_that_is_no_number(weight):
     weights = torch.ones(120)
     weights[7] = weight
-    with pytest.raises(ValueError, match='weights: give numbers.*infinite'): knn_vote(cloud(), [0]*120, 3, weights=weights)
+    with pytest.raises(ValueError, match="weights: give numbers.*infinite"):
+        knn_vote(cloud(), [0]*120, 3, weights=weights)
 
 def test_trust_beyond_32_bits():
     "Its scale does not matter, also where sums of it are no 32-bit numbers"
