@@ -86,7 +86,14 @@ def _checking(init):
         init(self, *args, **kwargs)
     return checked
 
-class MethodCallback(MethodHooks):
+class _Checked:
+    "Options of the sub-classes are of the types that they are annotated with, see `check_types`"
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if '__init__' in vars(cls): cls.__init__ = _checking(cls.__init__)
+
+# %% ../../nbs/core/method.ipynb #784e8f5d
+class MethodCallback(_Checked, MethodHooks):
     "Base class of the methods: override what it wants to say, or any event of a `Callback`"
     order,run_valid,is_method = -5,False,True
     logged = () # names of attributes that the Recorder shows, one column each
@@ -95,11 +102,6 @@ class MethodCallback(MethodHooks):
     peer = None # the second network, where it trains one
     own_optimizer = None # what `extra_optimizer` gave
     own_state = None # of that optimizer, from a file, until it is there
-
-    def __init_subclass__(cls, **kwargs):
-        "The options of every method are checked when it is made"
-        super().__init_subclass__(**kwargs)
-        if '__init__' in vars(cls): cls.__init__ = _checking(cls.__init__)
 
     def gather_batch(self,
         *values # Of the samples of this batch, each (B, ...)
@@ -370,8 +372,8 @@ def _stop_without_batches(learn, said):
     if said: raise ValueError('The methods leave no full batch of samples to train on: let them keep more, or use a '
                               'smaller batch.')
     n = len(learn.dls.train.dataset)
-    raise ValueError(f'The training loader gives no batch: it has {n} samples, batches of {batch_size(learn.dl)}, and leaves '
-                     'out a last batch that is not full. Use a smaller batch, or `drop_last=False`.')
+    raise ValueError(f'The training loader gives no batch: it has {n} samples, batches of {batch_size(learn.dl)}, and '
+                     'leaves out a last batch that is not full. Use a smaller batch, or `drop_last=False`.')
 
 def _check_processes(learn, names):
     "All processes must train the same, together"
