@@ -1,14 +1,43 @@
-"""Tries to break trainings, by area, with seeded random cases: `python tests/adversarial.py [AREA ...] --minutes 5`.
+"""Tries to break the package, by area, with seeded random cases: `python tests/adversarial.py [AREA ...] --minutes 5`.
 Prints for each area how many cases there were, how many held, how many were refused by name (an error that says what
-is wrong), and one line to repeat each that broke. Not part of the tests: what it finds becomes one."""
-import argparse, random, shutil, tempfile, time, traceback, warnings
+is wrong), and one line to repeat each that broke: `--seed N --cases 1`. `test_adversarial.py` runs a few of each area;
+what a long run finds becomes a test of its own."""
+import argparse, contextlib, csv, inspect, io, json, math, os, pickle, random, re, shutil, signal, tempfile, time
+import traceback, warnings
 from pathlib import Path
-import torch
-from fastai.basics import Callback
+import numpy as np, pandas as pd, torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader as TorchDataLoader
+from fastai.basics import Callback, CrossEntropyLossFlat, DataLoaders, Learner, TfmdDL
 from fastai.callback.core import CancelBatchException, CancelEpochException, CancelFitException
 from fastai.callback.core import CancelStepException, CancelTrainException
-from helpers import LR, make, make_dls, weights_of
-from settings import battery
+from fastai.callback.mixup import CutMix, MixUp
+from fastai.callback.progress import ProgressCallback
+from fastai.callback.tracker import SaveModelCallback
+from fastai.callback.training import GradientAccumulation, GradientClip
+import fastnoisy.losses as losses_module
+from fastnoisy.analysis.mixture import BetaMixture, GaussianMixture
+from fastnoisy.analysis.neighbors import knn_vote
+from fastnoisy.analysis.report.page import _table
+from fastnoisy.analysis.report.table import NoiseReport, noise_report
+from fastnoisy.analysis.report.page import quoting_for
+from fastnoisy.audit.sources import labelled_csv, labelled_folder, labelled_npz, labelled_series
+from fastnoisy.benchmark.runner import Table
+from fastnoisy.callback.also import ALSOCallback
+from fastnoisy.callback.bmm import BMMFilterCallback
+from fastnoisy.callback.co_teaching import CoTeachingCallback
+from fastnoisy.callback.confidence import TwoModelConfidenceCallback
+from fastnoisy.callback.divide_mix import DivideMixCallback
+from fastnoisy.callback.dynamics import DynamicsCallback
+from fastnoisy.callback.elr import ELRCallback
+from fastnoisy.callback.knn import KNNCorrectionCallback
+from fastnoisy.callback.lilaw import LiLAWCallback
+from fastnoisy.callback.m_correction import MCorrectionCallback
+from fastnoisy.cli import main as command_line
+from fastnoisy.core.method import MethodCallback
+from helpers import K, LR, N, Items, blobs, linear, make, make_dls, methods_in, states, weights_of
+from settings import VARIANTS, battery
 
 AREAS = {}
 EVENTS = '''before_fit before_epoch before_train before_batch after_pred after_loss before_backward after_backward
@@ -72,35 +101,481 @@ def checkpoints(rng, folder):
         raise Refused(str(e)) from e
     assert kind != 'other data', 'a file of another data set was loaded'
 
-def run_area(name, seed, minutes):
-    end,counts = time.time() + 60*minutes,dict(cases=0, held=0, refused=0)
-    while time.time() < end:
-        rng,folder,text = random.Random(seed),Path(tempfile.mkdtemp()),''
-        torch.manual_seed(seed)
+# numbers out of range
+
+CALLBACKS = (ALSOCallback, BMMFilterCallback, CoTeachingCallback, TwoModelConfidenceCallback, DivideMixCallback,
+             DynamicsCallback, ELRCallback, KNNCorrectionCallback, LiLAWCallback, MCorrectionCallback)
+HOSTILE = (-1, 0, 1, 2, .5, 1e-30, 1e30, -1e30, math.nan, math.inf, -math.inf, 10**20, True, None, '', 'a', '5', [],
+           [1, 2], (), {}, b'x', np.float32(.5), np.int64(3), torch.tensor(.5), torch.tensor([1., 2.]), object)
+CLEAR = ValueError,TypeError,NotImplementedError
+
+def refusal(e, *names):
+    "`e` as a refusal if it says what is wrong, and names what was given"
+    if not isinstance(e, CLEAR) or (names and not any(o in str(e) for o in names)): raise e
+    raise Refused(str(e)) from e
+
+def parameters_of(f):
+    return {o: p for o,p in inspect.signature(f).parameters.items() if o != 'self' and p.kind is not p.VAR_KEYWORD}
+
+def check_answers(learn):
+    "What every method says is a number in [0, 1] or unknown, a class or none"
+    n = len(learn.dls.train.dataset)
+    for cb in methods_in(learn):
+        for question in ('label_quality', 'noise_probability'):
+            said = getattr(cb, question)()
+            if said is None: continue
+            said = np.asarray(said)
+            assert said.shape == (n,) and (np.isnan(said) | (said >= 0) & (said <= 1)).all(), f'{cb.name}.{question}'
+        said = cb.suggested_labels()
+        if said is not None: assert (np.asarray(said) >= -1).all() and (np.asarray(said) < 100).all()
+
+@area
+def options(rng, folder):
+    """An option of a method with a value that nobody expects: it trains to finite weights, or is refused before the
+    second epoch; by name where its type is known"""
+    kind = rng.choice(CALLBACKS)
+    params = parameters_of(kind)
+    name,value = rng.choice([*params]),rng.choice(HOSTILE)
+    yield f'{kind.__name__}({name}={value!r})'
+    given = {'signal': 'loss', name: value} if kind is BMMFilterCallback else {name: value}
+    known = [name, name.split('_')[0], *(['warmup'] if name == 'start' else [])] # its name since version 0.2
+    is_typed = params[name].annotation in (float, int, bool, str)
+    def refuse(e):
+        if is_typed: refusal(e, *known)
+        is_called = 'object() takes no arguments' in str(e) # a function of the user's that cannot be called
+        if learn is not None and getattr(learn, 'epoch', 0) > 1 and not is_called: raise e # 1: where most begin to act
+        raise Refused(str(e)) from e
+    learn = None
+    try: cb = kind(**given)
+    except Exception as e: refuse(e)
+    learn = make('ce', path=folder, cbs=[cb]) if kind is not DynamicsCallback else Learner(
+        make_dls(), linear(), loss_func=CrossEntropyLossFlat(), cbs=[cb], path=folder)
+    learn.remove_cbs(ProgressCallback)
+    learn.logger = lambda *_: None
+    try: learn.fit(3, LR)
+    except (*CLEAR, AttributeError, OverflowError, RuntimeError) as e: refuse(e)
+    assert weights_of(learn.model).isfinite().all(), 'the weights are not finite'
+    check_answers(learn)
+
+LOSSES = sorted(o for o in vars(losses_module) if o.endswith('Loss') and o not in ('RobustLoss', 'ActivePassiveLoss'))
+
+@area
+def losses(rng, folder):
+    "Robust losses at logits from 0 to 1e36, hard and soft targets: finite, and so is the gradient"
+    name,n,k = rng.choice(LOSSES),rng.choice((1, 2, 7)),rng.choice((2, 3, 10, 1000))
+    scale,dtype = 10**rng.uniform(-30, 36),rng.choice((torch.float32, torch.float64, torch.bfloat16))
+    soft,reduction = rng.random() < .3,rng.choice(('none', 'mean', 'sum'))
+    yield f'{name} {n} x {k} scale {scale:.1g} {dtype} soft {soft} {reduction}'
+    logits = (scale*torch.randn(n, k).double()).clamp(-3e38, 3e38).to(dtype).requires_grad_()
+    y = torch.rand(n, k).softmax(1) if soft else torch.randint(k, (n,))
+    if rng.random() < .2 and not soft: y[0] = -100
+    if rng.random() < .2: logits.data[0] = 0
+    loss = getattr(losses_module, name)(reduction=reduction)(logits, y)
+    if not soft and (y == -100).all() and reduction == 'mean': return # the mean of nothing
+    assert loss.isfinite().all(), f'loss {loss}'
+    loss.sum().backward()
+    assert logits.grad.isfinite().all(), 'gradient'
+
+@area
+def numbers(rng, folder):
+    "Mixtures and votes on numbers out of range: probabilities, or an error that says why there are none"
+    n = rng.choice((0, 1, 2, 3, 10, 200))
+    values = np.array([rng.choice((rng.random(), 0., 1., 10**rng.uniform(-300, 300), -10**rng.uniform(-5, 5)))
+                       for _ in range(n)])
+    same,bad = rng.random() < .1,rng.random() < .1
+    if same and n: values[:] = values[0]
+    if bad and n: values[0] = rng.choice((math.nan, math.inf, -math.inf))
+    what = rng.choice(('beta', 'moments', 'gaussian', 'vote'))
+    yield f'{what} of {n} same {same} bad {bad}'
+    if what == 'vote':
+        x = torch.from_numpy(values).float()[:,None].repeat(1, 3) if n else torch.zeros(0, 3)
+        x = x*torch.tensor([1., -1., 1e-3])
+        labels,k = torch.arange(n) % 3,rng.choice((1, 2, 5))
+        weights = rng.choice((None, torch.rand(n), torch.rand(n)*1e38, torch.zeros(n), torch.full((n,), math.inf)))
+        try: shares = knn_vote(x, labels, k, 3, weights, metric=rng.choice(('cosine', 'l2')))
+        except CLEAR as e: refusal(e)
+        assert shares.shape == (n, 3) and torch.allclose(shares.sum(1), torch.ones(n), atol=1e-4)
+        return
+    kind = GaussianMixture if what == 'gaussian' else BetaMixture
+    options = dict(method='moments', max_iter=10) if what == 'moments' else {}
+    try: p = kind(normalise=True, **options).fit(values).p_noisy(values)
+    except CLEAR as e: refusal(e)
+    assert p.shape == (n,) and ((p >= 0) & (p <= 1)).all(), p
+
+# labels and inputs
+
+@area
+def labels(rng, folder):
+    "Labels of any type and value, inputs that are no numbers: trained, refused by name, or the loss's own error"
+    method,what = rng.choice(battery()),rng.choice((
+        'bool', 'int8', 'int32', 'uint8', 'float', 'column', 'minus', 'beyond', 'ignored', 'all ignored', 'one class',
+        'rare class', 'one-hot', 'nan input', 'inf input', 'zero input', 'huge input'))
+    yield f'{method} {what}'
+    dls = make_dls()
+    for dl in dls.loaders:
+        d = dl.dataset
+        where = torch.tensor([rng.random() < .2 for _ in range(len(d))])
+        if what == 'bool': d.y = d.y > 0
+        elif what in ('int8', 'int32', 'uint8'): d.y = d.y.to(getattr(torch, what))
+        elif what == 'float': d.y = d.y.float()
+        elif what == 'column': d.y = d.y[:,None]
+        elif what == 'minus': d.y = torch.where(where, -1, d.y)
+        elif what == 'beyond': d.y = torch.where(where, 3, d.y)
+        elif what == 'ignored': d.y = torch.where(where, -100, d.y)
+        elif what == 'all ignored': d.y = torch.full_like(d.y, -100)
+        elif what == 'one class': d.y = torch.zeros_like(d.y)
+        elif what == 'rare class': d.y = torch.where(torch.arange(len(d)) == 3, 2, d.y % 2)
+        elif what == 'one-hot': d.y = nn.functional.one_hot(d.y, 3)
+        elif 'input' in what:
+            bad = dict(nan=math.nan, inf=math.inf, zero=0., huge=1e30)[what.split()[0]]
+            d.x = torch.where(where[:,None], bad, d.x)
+    learn = make(method, dls, path=folder)
+    try: learn.fit(3, LR)
+    except Exception as e: # PyTorch's own for a class that the model has not
+        is_theirs = any(o in str(e) for o in ('out of bounds', 'Expected floating point type for target', 'nll_loss',
+                                              'not implemented for', 'expected scalar type', 'expected target dtype'))
+        if not is_theirs: refusal(e)
+        raise Refused(str(e)) from e
+    assert what not in ('minus', 'beyond', 'one-hot', 'float'), f'{what} labels were taken'
+    if what not in ('nan input', 'inf input', 'huge input'):
+        assert weights_of(learn.model).isfinite().all(), 'the weights are not finite'
+        check_answers(learn)
+    if what == 'ignored': assert len(noise_report(learn)) == N
+
+# batches
+
+class KnowsIds(MethodCallback):
+    "The ids of a batch are those of its inputs"
+    name,order = 'knows_ids',MethodCallback.order + 2
+    def begin_fit(self): self.n_seen = 0
+    def before_batch(self):
+        x = self.dls.train.dataset.x.to(self.xb[0])[self.sample_ids]
+        assert torch.equal(x, torch.as_tensor(self.xb[0]).as_subclass(torch.Tensor)), 'ids of other samples'
+        self.n_seen += len(x)
+
+@area
+def batches(rng, folder):
+    "Sizes, loaders, samplers, transforms of the batch, blends: ids and samples belong together, weights stay finite"
+    method,n = rng.choice(battery()),rng.choice((2, 5, 17, 31, 64, 65))
+    bs,drop_last,workers = rng.choice((1, 2, 3, 16, 64, 200)),rng.random() < .3,2*(rng.random() < .05)
+    k = rng.choice((2, 3, 5))
+    dls = make_dls(n, bs, k, drop_last=drop_last, num_workers=workers)
+    data,options,kind = dls.train.dataset,{},rng.choice(('plain', 'torch', 'own', 'sorted', 'twice', 'dropped', 'norm'))
+    def by_input(b): return sorted(b, key=lambda o: o[0][0].item())
+    if kind == 'own':
+        most = rng.choice((1, n, 3*n))
+        options['get_idxs'] = lambda: np.random.randint(0, n, most)
+    elif kind == 'sorted': options['before_batch'] = by_input
+    elif kind == 'twice': options['before_batch'] = lambda b: [*b, *by_input(b)]
+    elif kind == 'dropped': options['before_batch'] = lambda b: by_input(b)[:max(1, len(b) - 2)]
+    shuffle = dict(shuffle=kind != 'own')
+    if kind == 'torch': train = TorchDataLoader(data, bs, shuffle=True, drop_last=drop_last, num_workers=workers)
+    else: train = TfmdDL(data, bs=bs, drop_last=drop_last, num_workers=workers, device='cpu', **shuffle, **options)
+    extra = rng.choice((None, None, None, MixUp(.4), GradientAccumulation(5), GradientClip()))
+    said = f'{n} samples bs {bs} drop_last {drop_last} {workers} workers {k} classes'
+    yield f'{method} {said} {kind} {type(extra).__name__}'
+    cbs = [KnowsIds(), *([] if extra is None else [extra])]
+    learn = make(method, DataLoaders(train, dls.valid), linear(k, norm=kind == 'norm'), cbs=cbs, path=folder)
+    try: learn.fit(rng.choice((1, 3)), LR)
+    except ValueError as e:
+        is_norm = 'more than 1 value per channel' in str(e) # PyTorch's, of BatchNorm with one sample
+        if is_norm: raise Refused(str(e)) from e
+        refusal(e)
+    except IndexError as e: # fastai's MixUp knows no batch of one
+        if 'Dimension out of range' in str(e) and isinstance(extra, MixUp): raise Refused(str(e)) from e
+        raise
+    except CLEAR as e: refusal(e)
+    assert weights_of(learn.model).isfinite().all() and (learn.knows_ids.n_seen or drop_last)
+    check_answers(learn)
+
+# names and files
+
+NASTY = ('=1+1', '+1', '-1+2', '@SUM(A1)', '\t=1', "'", '"', '"";=1', '<script>alert(1)</script>',
+         '<img src=x onerror=x>', '&amp;', '$x', '{{x}}', '%s', '..', ' ', 'a b', 'ü', '日本', 'a\u202eb', '😀', '-',
+         '--help', '~', '*', '?', '|x',
+         'x\ny', 'x\ry', 'x\r\n=1', 'CON', 'nan', 'None', 'NaN', '1', '1e5', '0', 'True', 'a,b', 'a;b', 'a\\b',
+         '\x07', '\udc80')
+
+def nasty(rng): return ''.join(rng.choice(NASTY) for _ in range(rng.choice((1, 1, 1, 2, 3))))
+
+def read_rows(file):
+    with open(file, encoding='utf-8', newline='') as f: rows = list(csv.reader(f))
+    assert len({len(o) for o in rows}) == 1, 'rows of several lengths'
+    return rows
+
+def write_rows(file, rows):
+    with open(file, 'w', newline='', encoding='utf-8', errors='replace') as f: csv.writer(f).writerows(rows)
+
+def check_cells(rows):
+    "No cell is a formula; signs of numbers are none"
+    for cell in (o for row in rows for o in row):
+        if not cell.startswith(('=', '+', '-', '@', '\t', '\r', '\n')): continue
+        assert re.fullmatch(r'[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?', cell.strip(), re.I), f'a formula: {cell!r}'
+
+@area
+def names(rng, folder):
+    "File names, classes and labels that are formulas, tags or no text, in the table and the page of a report"
+    n = rng.choice((1, 3, 8))
+    vocab = sorted({nasty(rng) for _ in range(3)} | {'a', 'b'})
+    items = [nasty(rng) for _ in range(n)]
+    yield f'{items!r} {vocab!r}'
+    given = [rng.choice(vocab) for _ in range(n)]
+    table = pd.DataFrame(dict(sample_id=range(n), item=items, is_label_issue=[rng.random() < .5 for _ in range(n)],
+                              label_quality=[rng.random() for _ in range(n)], given_label=given, predicted_label=given,
+                              suggested_label=[rng.choice(vocab) for _ in range(n)], noise_probability=0.))
+    report = NoiseReport(table)
+    file = folder/'issues.csv'
+    report.to_csv(file, quoting=quoting_for(report))
+    rows = read_rows(file)
+    assert len(rows) == n + 1, f'{len(rows)} rows of {n + 1}'
+    check_cells(rows)
+    page = _table(table)
+    tags = set(re.findall(r'</?([a-zA-Z]+)', page))
+    assert tags <= {'table', 'thead', 'tbody', 'tr', 'th', 'td', 'div'}, f'tags {tags}'
+
+class Runs:
+    "Unpickled, it leaves a file"
+    def __init__(self, file): self.file = file
+    def __reduce__(self): return open, (str(self.file), 'w')
+
+def damage(rng, data):
+    "Bytes cut, changed, doubled"
+    if not data: return data
+    how,i = rng.choice(('cut', 'flip', 'zero', 'random', 'twice', 'none')),rng.randrange(len(data))
+    if how == 'cut': return data[:i]
+    if how == 'flip': return data[:i] + bytes([data[i] ^ (1 << rng.randrange(8))]) + data[i+1:]
+    if how == 'zero': return data[:i] + bytes(min(50, len(data) - i)) + data[i+50:]
+    if how == 'random': return rng.randbytes(i)
+    return data*2 if how == 'twice' else data
+
+def check_samples(samples):
+    n = len(samples)
+    assert n == len(samples.labels) == len(samples.rows) == len(samples.inputs) and len(samples.vocab) >= 2
+    assert len(set(samples.rows)) == n and all(isinstance(o, str) and o for o in samples.labels)
+
+@area
+def files(rng, folder):
+    "CSV, npz and images that are damaged, pickled or of another kind: read rightly or refused; nothing runs"
+    kind,n = rng.choice(('npz', 'csv', 'series', 'folder')),rng.choice((0, 1, 4, 12))
+    ran,file = folder/'ran',folder/'source'
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        if kind == 'npz':
+            labels = rng.choice((np.arange(n) % 2, np.array([nasty(rng) for _ in range(n)], dtype='U20'),
+                                 np.array([Runs(ran)]*n, dtype=object), np.arange(n)/2, np.arange(2*n).reshape(n, 2)))
+            shape = rng.choice(((n, 8, 8), (n, 8, 8, 3), (n, 8, 8, 1), (n, 3, 8, 8), (n, 0, 8), (n,), (n + 1, 8, 8)))
+            images = np.zeros(shape, rng.choice(('uint8', 'float32', 'bool', 'int64')))
+            with open(file, 'wb') as f: np.savez(f, **{rng.choice(('images', 'x', 'foo')): images, 'labels': labels})
+            if rng.random() < .1: file.write_bytes(pickle.dumps(Runs(ran)))
+            file.write_bytes(damage(rng, file.read_bytes()))
+        elif kind in ('csv', 'series'):
+            head = [rng.choice(('a', 'b', 'label', '', nasty(rng))) for _ in range(rng.choice((1, 2, 4)))] + ['label']
+            def cell(): return rng.choice((str(rng.random()), '', nasty(rng), 'x', 'y', '1e999', 'nan'))
+            write_rows(file, [head, *([cell() for _ in head] for _ in range(n))])
+            if rng.random() < .5: file.write_bytes(damage(rng, file.read_bytes()))
+        else:
+            for i in range(n):
+                path = file/rng.choice(('a', 'b', 'c'))/f'{i}.{rng.choice(("png", "jpg", "bmp", "gif", "txt"))}'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                mode,size = rng.choice(('L', 'RGB', 'RGBA', 'P', 'I;16', 'F', '1', 'LA', 'CMYK')),rng.choice((1, 2, 9))
+                try: Image.new(mode, (size, rng.choice((1, 9)))).save(path)
+                except (OSError, ValueError, KeyError): path.write_bytes(b'')
+                if rng.random() < .3: path.write_bytes(damage(rng, path.read_bytes()))
+                if rng.random() < .05: path.with_suffix('.pkl').write_bytes(pickle.dumps(Runs(ran)))
+            file.mkdir(exist_ok=True)
+            if rng.random() < .1: (file/'loop').symlink_to(file)
+            if rng.random() < .1: os.mkfifo(file/'pipe.png')
+        before = {o: o.read_bytes() for o in sorted(folder.rglob('*')) if o.is_file()}
+        yield f'{kind} of {n}'
+        read = dict(npz=labelled_npz, csv=labelled_csv, series=labelled_series, folder=labelled_folder)[kind]
+        try: samples = read(file)
+        except (*CLEAR, OSError) as e: samples,why = None,e
+    assert not ran.exists(), 'a pickle was run'
+    assert {o: o.read_bytes() for o in sorted(folder.rglob('*')) if o.is_file()} == before, 'the source has changed'
+    if samples is None: raise Refused(str(why))
+    check_samples(samples)
+
+@area
+def audits(rng, folder):
+    "The whole command on small hostile folders and tables: whole results, or one sentence; the source is as before"
+    source,out,n = folder/'source',folder/rng.choice(('out', 'o u t', '=out', 'ü', 'source/out')),rng.choice((4, 9))
+    what = rng.choice(('folder', 'folder', 'csv'))
+    if what == 'folder':
+        for c in {'a', 'b', *(o for o in (nasty(rng) for _ in range(2)) if '/' not in o and o not in ('.', '..'))}:
+            path = source/c.replace('\x00', '')
+            path.mkdir(parents=True, exist_ok=True)
+            for i in range(n):
+                name = f'{i}{nasty(rng)}.png'.replace('/', '_')
+                Image.new('L', (8, 8), rng.randrange(256)).save(path/name, 'PNG')
+    else:
+        source = folder/'table.csv'
+        rows = [[rng.random(), nasty(rng) if rng.random() < .5 else 'u', rng.choice('xy')] for _ in range(4*n)]
+        write_rows(source, [['u', nasty(rng) + 'v', 'label'], *rows])
+    where = rng.choice((str(source), f'{source.parent}/x/../{source.name}'))
+    (folder/'x').mkdir()
+    args = ['audit', where, '--out', str(out), '--epochs', '1', '--device', 'cpu']
+    if what == 'folder': args += ['--arch', 'small_cnn', '--no-pretrained']
+    if rng.random() < .3: args += ['--apply', 'copy']
+    place = (lambda: folder.glob('source/*/*')) if what == 'folder' else (lambda: [source])
+    before = {o: o.read_bytes() for o in sorted(place()) if o.is_file() and 'out' != o.parent.name}
+    yield f'{what} of {n}, {args[2:]}'
+    try:
+        with contextlib.redirect_stdout(io.StringIO()): command_line(args)
+    except SystemExit as e:
+        assert {o: o.read_bytes() for o in before} == before, 'the source has changed'
+        assert str(e.code).startswith('fastnoisy: '), f'exit {e.code}'
+        raise Refused(str(e.code)) from e
+    assert {o: o.read_bytes() for o in before} == before, 'the source has changed'
+    rows = read_rows(out/'issues.csv')
+    check_cells(rows)
+    page = (out/'report.html').read_text(encoding='utf-8')
+    assert page.count('<script>') == 1 and '<img src=x' not in page, 'a tag of a name'
+    assert (out/'learner.pkl').stat().st_size
+
+@area
+def arguments(rng, folder):
+    "Command lines of words that may follow each other or not: an exit with one sentence, never a traceback"
+    words = ['audit', 'bench', 'demo', 'compare', '--out', str(folder/'o'), '--epochs', '--csv', '--npz', '--x', '--y',
+             '--series', '--size', '--arch', '--device', '--methods', '--noise', '--seeds', '--jobs', str(folder),
+             '/dev/null', '/nowhere', '0', '-1', '1', '1e9', 'nan', '', 'symmetric:.2', 'symmetric:2', 'foo:.1', 'also',
+             'ce', 'cuda:99', 'cpu', '--help', 'small_cnn', 'no_such_model', '--apply', 'copy', *NASTY[:12]]
+    first = rng.choice(('audit', 'audit', 'bench', 'demo', rng.choice(words)))
+    args = [first] + [rng.choice(words) for _ in range(rng.randrange(6))]
+    if args[0] in ('demo', 'bench'): args += ['--epochs', rng.choice(('0', '-3', 'x'))] # refused before anything is trained
+    yield repr(args)
+    cwd = os.getcwd()
+    os.chdir(folder)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()): command_line(args)
+    except SystemExit as e:
+        if e.code in (0, 2) or str(e.code).startswith('fastnoisy: '): raise Refused(str(e.code)) from e
+        raise
+    finally: os.chdir(cwd)
+
+# processes that are killed
+
+@area
+def kills(rng, folder):
+    "A training that is killed at any time, loaded and gone on with is the training that was not, bit for bit"
+    method,wait = rng.choice([*battery(), *(o for o in VARIANTS if VARIANTS[o].data is None)]),rng.random()
+    yield f'{method} after {wait:.3f} of it'
+    def learner():
+        torch.manual_seed(1)
+        learn = make(method, path=folder)
+        torch.manual_seed(1)
+        return learn
+    def fit(learn, **kwargs):
+        saves = SaveModelCallback(every_epoch=True, with_opt=True)
+        learn.fit_one_cycle(5, LR, cbs=saves, **kwargs)
+        return learn
+    start = time.time()
+    whole = fit(learner())
+    took = time.time() - start
+    shutil.rmtree(folder/'models')
+    pid = os.fork()
+    if pid == 0:
+        try: fit(learner())
+        finally: os._exit(0)
+    time.sleep(wait*took)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    files = [o for o in folder.glob('models/model_*.pth') if '.part' not in o.name] # one may be half written
+    saved = sorted(files, key=lambda o: int(o.stem.split('_')[1]))
+    if not saved: return
+    epoch = int(saved[-1].stem.split('_')[1]) + 1
+    learn = learner().load(saved[-1].stem)
+    if epoch < 5: fit(learn, start_epoch=epoch)
+    assert torch.equal(weights_of(learn.model), weights_of(whole.model)), 'other weights'
+    a,b = states(learn),states(whole)
+    assert a.keys() == b.keys()
+    for o in a:
+        same = torch.equal(a[o].nan_to_num(-9), b[o].nan_to_num(-9)) if isinstance(a[o], torch.Tensor) else a[o] == b[o]
+        assert same, f'another {o}'
+
+@area
+def tables(rng, folder):
+    "Processes that append to one table and are killed at any time: every row that was written is there, and whole"
+    n_writers,file = rng.choice((1, 2, 3)),folder/'t.csv'
+    yield f'{n_writers} writers'
+    pids = []
+    for k in range(n_writers):
+        pid = os.fork()
+        if pid: pids.append(pid)
+        else:
+            with open(folder/f'done{k}', 'w', buffering=1) as done:
+                for i in range(300):
+                    if i % 20 == 0: table = Table(file, ['writer', 'row', 'text'])
+                    table.append([dict(writer=k, row=i, text='x'*50)])
+                    done.write(f'{i}\n')
+            os._exit(0)
+    time.sleep(rng.random()*.05)
+    if rng.random() < .7: os.kill(rng.choice(pids), signal.SIGKILL)
+    for pid in pids: os.waitpid(pid, 0)
+    frame = Table(file, ['writer', 'row', 'text']).read()
+    assert (frame.text == 'x'*50).all(), 'a torn row'
+    for k in range(n_writers):
+        noted = folder/f'done{k}'
+        done = [int(o) for o in noted.read_text().split('\n')[:-1]] if noted.exists() else []
+        rows = frame.row[frame.writer == k].tolist()
+        assert rows[:len(done)] == done and len(rows) - len(done) <= 1, f'{len(done)} written, {len(rows)} there'
+
+class Hangs(Exception): "A case that takes longer than any should"
+
+def _hang(*_): raise Hangs('more than a minute')
+
+def run_case(name, seed, seconds=60):
+    "What became of it ('held', 'refused' or 'broken'), what it was, and the error"
+    rng,folder,text = random.Random(seed),Path(tempfile.mkdtemp()),''
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    was = signal.signal(signal.SIGALRM, _hang)
+    signal.alarm(seconds)
+    try:
         case = AREAS[name](rng, folder)
-        try:
-            text = next(case)
-            next(case, None)
-            counts['held'] += 1
-        except Refused: counts['refused'] += 1
-        except Exception as e:
-            last = traceback.format_exception_only(e)[-1].strip()[:200]
-            print(f'  broken: {name} --seed {seed}: {text}: {last}', flush=True)
-        finally: shutil.rmtree(folder)
+        text = next(case)
+        next(case, None)
+        return 'held',text,None
+    except Refused: return 'refused',text,None
+    except Exception as e: return 'broken',text,e
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, was)
+        shutil.rmtree(folder, ignore_errors=True)
+
+def run_area(name, seed=0, minutes=math.inf, cases=None):
+    "Counts, and one line for each case that broke"
+    end,counts,broken = time.time() + 60*minutes,dict(cases=0, held=0, refused=0, broken=0),[]
+    while time.time() < end and counts['cases'] != cases:
+        became,text,e = run_case(name, seed)
         counts['cases'] += 1
+        counts[became] += 1
+        if became == 'broken':
+            last = traceback.format_exception_only(e)[-1].strip()[:300]
+            broken.append(f'{name} --seed {seed} --cases 1: {text}: {last}')
+            print(f'  broken: {broken[-1]}', flush=True)
         seed += 1
-    print(name, *(f'{k} {v}' for k,v in counts.items()), flush=True)
+    return counts,broken
 
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument('areas', nargs='*', help=f'of {", ".join(AREAS)}; default all')
     p.add_argument('--minutes', type=float, default=5., help='for each area')
+    p.add_argument('--cases', type=int, help='for each area, at most')
     p.add_argument('--seed', type=int, default=0, help='of the first case; the next has the next')
+    p.add_argument('--counts', type=Path, help='JSON file to add the counts to')
     args = p.parse_args()
     unknown = {*args.areas} - AREAS.keys()
     if unknown: p.error(f'{", ".join(sorted(unknown))}: choose from {", ".join(AREAS)}')
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)
-    for name in args.areas or AREAS: run_area(name, args.seed, args.minutes)
+    for name in args.areas or AREAS:
+        counts,_ = run_area(name, args.seed, args.minutes, args.cases)
+        print(name, *(f'{k} {v}' for k,v in counts.items()), flush=True)
+        if args.counts: _add_counts(args.counts, name, counts)
+
+def _add_counts(file, name, counts):
+    known = json.loads(file.read_text()) if file.exists() else {}
+    old = known.get(name, {})
+    file.write_text(json.dumps({**known, name: {k: v + old.get(k, 0) for k,v in counts.items()}}, indent=1))
 
 if __name__ == '__main__': main()

@@ -66,6 +66,10 @@ def test_the_methods_have_acted(two):
     assert said('also+knn', 'knn')[:,7].sum() > 0 # is_corrected
 
 @pytest.mark.slow
+def test_a_report_within_a_fit(two):
+    assert two[0]['reports'] == two[1]['reports'] and len(two[0]['reports']) == 9
+
+@pytest.mark.slow
 def test_every_sample_counts_once(two):
     assert all((o['odd']['seen'] == 2).all() and len(o['odd']['seen']) == 61 for o in two)
 

@@ -22,6 +22,7 @@ ALL = [*battery(), *VARIANTS]
 def all_of(learn):
     "Weights, optimizer, and what the methods say"
     res = {'model': weights_of(learn.model), 'opt': [v for s in learn.opt.state_dict()['state'] for v in s.values()]}
+    res['hypers'] = [dict(h) for h in learn.opt.hypers]
     for cb in learn.cbs:
         if isinstance(cb, MethodCallback): res[cb.name] = cb.state_dict()
         if not isinstance(cb, MethodCallback) or not hasattr(cb, 'to_frame'): continue

@@ -206,6 +206,14 @@ def vote_shares(
     total = sums.sum(1, keepdim=True)
     return torch.where(total > 0, sums/total, torch.full_like(sums, 1/n_classes))
 
+def _label_ids(labels):
+    "Class ids as a tensor; a `TypeError` where one is none, such as None"
+    try: ids = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as e: raise TypeError(
+        f'labels: give class ids, integers from 0; some are none ({e}). Leave out the samples without a label.') from e
+    if ids.is_floating_point() or ids.is_complex(): raise TypeError(f'labels: {ids.dtype}; give integer class ids.')
+    return ids.long()
+
 def knn_vote(
     features:Tensor, # (N, F)
     labels:Tensor, # Class ids, (N,), integers from 0
@@ -215,17 +223,19 @@ def knn_vote(
     **kwargs # As in `neighbor_chunks`: metric, exclude_self, queries, memory, device, index
 )->Tensor: # (N, K), or (Q, K) with `queries`, rows sum to 1
     "Share of each class among the k nearest neighbours of each sample"
-    labels = torch.as_tensor(labels)
+    labels,weights = _label_ids(labels),None if weights is None else torch.as_tensor(weights)
     for name,v in (('labels', labels), ('weights', weights)):
         if v is not None and v.shape != features.shape[:1]:
             raise ValueError(f'{name}: shape {tuple(v.shape)} for {len(features)} samples; give one for each.')
-    if weights is not None and not (weights >= 0).all():
-        raise ValueError('weights: give numbers >= 0, none of them NaN.')
+    if weights is not None and not ((weights >= 0) & (weights < math.inf)).all():
+        raise ValueError('weights: give numbers >= 0, none of them NaN or infinite.')
+    if not len(labels): raise ValueError('labels: there are none, and no neighbours.')
     if n_classes is None: n_classes = int(labels.max()) + 1
     if not (0 <= labels.min() and labels.max() < n_classes): raise ValueError(
         f'labels: from {int(labels.min())} to {int(labels.max())}; '
         f'give class ids from 0 to n_classes - 1 = {n_classes - 1}.')
     chunks,trust = [],torch.ones(len(labels)) if weights is None else weights
+    if len(trust) and trust.max() > 1e30: trust = trust/trust.max() # 32 bits would not hold their sums
     for _,ids in neighbor_chunks(features, k, **kwargs):
         y,w = labels.to(ids.device)[ids],trust.to(ids.device, torch.float32)[ids]
         chunks.append(vote_shares(y, w*(ids >= 0), n_classes).to(features.device))

@@ -112,7 +112,7 @@ def taken_over(
     return new
 
 def _give_back(learn, opt):
-    opt.state,opt.frozen_idx = learn.opt.state,learn.opt.frozen_idx
+    for o in ('state', 'hypers', 'frozen_idx'): setattr(opt, o, getattr(learn.opt, o))
     learn.opt = opt
 
 class OptimisticSteps(MethodCallback):

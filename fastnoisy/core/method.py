@@ -6,7 +6,7 @@
 __all__ = ['MethodHooks', 'MethodCallback', 'SampleCallback', 'StepCallback']
 
 # %% ../../nbs/core/method.ipynb #21752d7e
-from functools import partial
+from functools import partial, wraps
 import numpy as np
 import torch
 from fastai.callback.core import CancelBatchException
@@ -16,10 +16,11 @@ from fastai.torch_core import find_bs, num_distrib
 from fastcore.basics import patch
 from torch import Tensor
 from .batch_order import check_collation, check_rows
+from .checks import check_types
 from .distributed import WholeBatch, average_gradients, from_every, from_first, n_processes
 from .ignored import ignored_rows, is_too_small, some_rows
 from .learner import LearnerPart, MethodLearner, load_method, methods_of
-from .loaders import SampleStream
+from .loaders import SampleStream, batch_size
 from .networks import PeerNetwork, stepped
 from .sample_ids import check_indexed, with_sample_ids
 from .sample_loss import Labels, can_unreduce, sample_losses, traced, unmixed, weighted_loss
@@ -78,7 +79,21 @@ class MethodHooks(LearnerPart):
     ): "Go on from there"
 
 # %% ../../nbs/core/method.ipynb #7d89148d
-class MethodCallback(MethodHooks):
+def _checking(init):
+    @wraps(init)
+    def checked(self, *args, **kwargs):
+        check_types(init, self, *args, **kwargs)
+        init(self, *args, **kwargs)
+    return checked
+
+class _Checked:
+    "Options of the sub-classes are of the types that they are annotated with, see `check_types`"
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if '__init__' in vars(cls): cls.__init__ = _checking(cls.__init__)
+
+# %% ../../nbs/core/method.ipynb #784e8f5d
+class MethodCallback(_Checked, MethodHooks):
     "Base class of the methods: override what it wants to say, or any event of a `Callback`"
     order,run_valid,is_method = -5,False,True
     logged = () # names of attributes that the Recorder shows, one column each
@@ -371,8 +386,8 @@ def _stop_without_batches(learn, said):
     if said: raise ValueError('The methods leave no full batch of samples to train on: let them keep more, or use a '
                               'smaller batch.')
     n = len(learn.dls.train.dataset)
-    raise ValueError(f'The training loader gives no batch: it has {n} samples, batches of {learn.dl.bs}, and leaves '
-                     'out a last batch that is not full. Use a smaller batch, or `drop_last=False`.')
+    raise ValueError(f'The training loader gives no batch: it has {n} samples, batches of {batch_size(learn.dl)}, and '
+                     'leaves out a last batch that is not full. Use a smaller batch, or `drop_last=False`.')
 
 def _check_processes(learn, names):
     "All processes must train the same, together"

@@ -65,6 +65,8 @@ def _shapes(model): return {n: tuple(p.shape) for n,p in model.named_parameters(
 def _start(learn, model, init, seed, argument):
     "The network as it starts"
     if isinstance(model, nn.Module): return model
+    if model is not None and not callable(model): raise TypeError(
+        f'{argument}={model!r}: give a network, a function that makes one, or None for a copy.')
     if model is not None: # a function that makes one
         with isolated_rng(_FRESH + seed): return model()
     model = copied(get_model(learn.model), argument)

@@ -232,6 +232,26 @@ def test_wrong_arguments(kwargs, match):
 def test_wrong_data(x, y, kwargs, match):
     with pytest.raises(ValueError, match=match): knn_vote(x, y, 3, **kwargs)
 
+@pytest.mark.parametrize('weight', [math.inf, math.nan])
+def test_trust_that_is_no_number(weight):
+    weights = torch.ones(120)
+    weights[7] = weight
+    with pytest.raises(ValueError, match="weights: give numbers.*infinite"):
+        knn_vote(cloud(), [0]*120, 3, weights=weights)
+
+def test_trust_beyond_32_bits():
+    "Its scale does not matter, also where sums of it are no 32-bit numbers"
+    y,w = torch.arange(120) % 3,torch.rand(120, generator=torch.Generator().manual_seed(0)).double()
+    expected = knn_vote(cloud(), y, 9, weights=w)
+    for scale in (1e37, 1e300):
+        shares = knn_vote(cloud(), y, 9, weights=w*scale)
+        torch.testing.assert_close(shares, expected)
+
+@pytest.mark.parametrize('labels, match', [([0, None]*60, 'some are none'), ([0, 'a']*60, 'some are none'),
+                                           ([.5]*120, 'integer class ids')])
+def test_labels_that_are_no_class_ids(labels, match):
+    with pytest.raises(TypeError, match=match): knn_vote(cloud(), labels, 3)
+
 # the layer
 
 def test_prediction_layer_is_found_by_its_output():

@@ -45,9 +45,9 @@ def train(method, world, dls=None, epochs=EPOCHS):
 @contextmanager
 def as_divided(world):
     "One process gets its samples in the order of `world` processes: of each batch the first part, the second, ..."
-    own = ids._TaggedDL.get_idxs
+    own = vars(ids._TaggedDL)['get_idxs']
     def get_idxs(self):
-        order = list(own(self))
+        order = list(own.f(self))
         parts = [order[i*len(order)//world:(i+1)*len(order)//world] for i in range(world)]
         return [o for start in range(0, len(order), BS) for part in parts for o in part[start:start+BS]]
     ids._TaggedDL.get_idxs = get_idxs
@@ -67,6 +67,21 @@ def with_norm():
     learn.remove_cbs(ProgressCallback)
     with learn.distrib_ctx(sync_bn=False, cpu=True): learn.fit(2, LR)
     return learn.noted.kept, learn.noted.said
+
+class Reports(Callback):
+    "Asks for the report within the fit: in the middle of an epoch, between training and validation, after it"
+    def __init__(self): self.said = []
+    def ask(self): self.said.append(self.learn.noise_report().drop(columns='item').to_csv())
+    def after_batch(self):
+        if self.training and self.iter == 1: self.ask()
+    def before_validate(self): self.ask()
+    def after_epoch(self): self.ask()
+
+def reports():
+    "A report within a fit is that of all processes, and none waits for another"
+    learn = make('also+bmm', make_dls(61, BS), cbs=[Reports()])
+    with learn.distrib_ctx(sync_bn=False, cpu=True): learn.fit(3, LR)
+    return learn.reports.said
 
 def refused():
     "What the errors say"
@@ -91,7 +106,7 @@ def main(out, methods):
     for m in methods:
         noted = train(m, 1).noted
         res[m] = noted.kept,noted.said
-    if num_distrib() == 2: res.update(odd=odd(), norm=with_norm(), refused=refused())
+    if num_distrib() == 2: res.update(odd=odd(), norm=with_norm(), reports=reports(), refused=refused())
     torch.save(res, Path(out)/f'{rank_distrib()}.pth')
     if num_distrib() == 4:
         learn = learner_of('also', make_dls(bs=BS))
