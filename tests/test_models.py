@@ -1,4 +1,4 @@
-"Small networks, and networks by name: shapes and parameters by hand, near names for wrong ones, tsai missing or broken."
+"Small networks, and networks by name: shapes and parameters by hand, near names for wrong ones, tsai or medmnist missing or broken."
 import subprocess, sys
 from types import SimpleNamespace
 import pytest, torch
@@ -73,23 +73,29 @@ def test_series_arch():
 
 # tsai missing or broken
 
-class NoTsai:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name == 'tsai': raise ModuleNotFoundError("No module named 'tsai'", name='tsai')
+class Without:
+    def __init__(self, package): self.package = package
+    def find_spec(self, name, path=None, target=None):
+        if name == self.package: raise ModuleNotFoundError(f"No module named '{name}'", name=name)
 
 @pytest.fixture(params=['missing', 'broken'])
-def no_tsai(request, monkeypatch, tmp_path):
-    "How the sentence goes on; `import tsai` fails meanwhile"
-    for o in [o for o in sys.modules if o.split('.')[0] == 'tsai']: monkeypatch.delitem(sys.modules, o)
+def without(request, monkeypatch, tmp_path):
+    "`without(package)`: its import fails from now on; returns how the sentence goes on"
+    def make(package):
+        for o in [o for o in sys.modules if o.split('.')[0] == package]: monkeypatch.delitem(sys.modules, o)
+        if request.param == 'missing':
+            monkeypatch.setattr(sys, 'meta_path', [Without(package), *sys.meta_path])
+            return 'is not installed'
+        (tmp_path/package).mkdir()
+        (tmp_path/package/'__init__.py').write_text("raise AttributeError('numpy has no float_')")
+        monkeypatch.syspath_prepend(tmp_path)
+        return r'cannot be imported \(AttributeError: numpy has no float_\)'
+    return make
+
+@pytest.fixture
+def no_tsai(without, monkeypatch):
     monkeypatch.delitem(sys.modules, 'fastnoisy.data.tsai_loaders', raising=False)
-    if request.param == 'missing':
-        monkeypatch.setattr(sys, 'meta_path', [NoTsai, *sys.meta_path])
-        return 'is not installed'
-    (tmp_path/'tsai').mkdir()
-    (tmp_path/'tsai/__init__.py').write_text("raise AttributeError('numpy has no float_')")
-    monkeypatch.syspath_prepend(tmp_path)
-    return r'cannot be imported \(AttributeError: numpy has no float_\)'
+    return without('tsai')
 
 def test_one_sentence_where_tsai_cannot_be_imported(no_tsai):
     with pytest.raises(ImportError, match=f"^series need tsai, which {no_tsai}: pip install [^\n]*$") as e: series_arch('FCN')
@@ -114,6 +120,15 @@ def test_importing_models_imports_neither_timm_nor_tsai_nor_the_rest_of_the_pack
     code = 'import sys, fastnoisy.models; print([o for o in sys.modules if o.startswith(("timm", "tsai", "fastai", "fastnoisy."))])'
     said = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True, cwd=root).stdout
     assert said.strip() == "['fastnoisy._moved', 'fastnoisy.models']"
+
+def test_every_use_of_medmnist_says_so(without, tmp_path):
+    from fastnoisy.data.medmnist import medmnist_dls, medmnist_names
+    sentence = f'MedMNIST sets need medmnist, which {without("medmnist")}: pip install medmnist$'
+    for f in (medmnist_names, lambda: medmnist_dls('bloodmnist')):
+        with pytest.raises(ImportError, match=f'^{sentence}') as e: f()
+        assert e.value.__suppress_context__ and e.value.name == 'medmnist'
+    with pytest.raises(SystemExit, match=f'^fastnoisy: {sentence}'):
+        main(['bench', '--data', 'breastmnist', '--jobs', '1', '--out', str(tmp_path/'out')])
 
 def test_import_tsai_gives_the_module():
     import tsai.utils

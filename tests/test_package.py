@@ -1,5 +1,5 @@
 "The package as people get it: metadata, wheel, imports, notebooks, README."
-import ast, configparser, os, shutil, subprocess, sys, zipfile
+import ast, configparser, os, shutil, subprocess, sys, tarfile, venv, zipfile
 from pathlib import Path
 import pytest
 import fastnoisy
@@ -19,35 +19,94 @@ def settings():
     cfg.read(root/'settings.ini')
     return cfg['DEFAULT']
 
-def test_version_is_stated_once(): assert fastnoisy.__version__ == settings()['version']
+def test_version_is_stated_once():
+    "In `fastnoisy/__init__.py`; `setup.py` reads it there"
+    assert 'version' not in settings()
+    assert run(sys.executable, 'setup.py', '--version', cwd=root).split('\n')[-2] == fastnoisy.__version__
 
 def test_top_level():
     allowed = {*'setup.cfg setup.py settings.ini pyproject.toml README.md CHANGELOG.md LICENSE .ci .gitignore'.split(),
-               *'fastnoisy nbs tests benchmarks'.split()}
+               'CITATION.cff', '.github', *'fastnoisy nbs tests benchmarks'.split()}
     if not (root/'.git').exists(): pytest.skip('not a checkout')
     tracked = run('git', 'ls-files', cwd=root).split('\n')
     assert {o.split('/')[0] for o in tracked if o} <= allowed
 
+def build(kind, source, out):
+    code = f'import sys; from setuptools import build_meta; build_meta.build_{kind}(sys.argv[1])'
+    run(sys.executable, '-c', code, str(out), cwd=source)
+
 @pytest.fixture(scope='module')
-def wheel(tmp_path_factory):
-    tmp = tmp_path_factory.mktemp('wheel')
-    src = tmp/'src'
-    shutil.copytree(root, src, ignore=shutil.ignore_patterns('.git', 'build', '*.egg-info', '__pycache__'))
-    run(sys.executable, '-m', 'pip', 'wheel', '--no-deps', '-q', '-w', str(tmp), str(src))
-    return next(tmp.glob('fastnoisy-*.whl'))
+def release(tmp_path_factory):
+    "Folder with the wheel and the source archive, made without a network"
+    tmp = tmp_path_factory.mktemp('release')
+    left_out = shutil.ignore_patterns('.git', 'build', 'dist', '*.egg-info', '__pycache__', '_docs')
+    shutil.copytree(root, tmp/'src', ignore=left_out)
+    build('sdist', tmp/'src', tmp/'dist')
+    build('wheel', tmp/'src', tmp/'dist')
+    return tmp/'dist'
+
+@pytest.fixture(scope='module')
+def wheel(release): return next(release.glob('fastnoisy-*.whl'))
 
 @pytest.mark.slow
 def test_wheel_holds_every_file(wheel):
     names = {o for o in zipfile.ZipFile(wheel).namelist() if o.startswith('fastnoisy/')}
     files = [o for ext in ('py', 'js', 'css', 'html') for o in (root/'fastnoisy').rglob(f'*.{ext}')]
-    assert names == {str(o.relative_to(root)) for o in files}
+    assert names == {o.relative_to(root).as_posix() for o in files} | {'fastnoisy/py.typed'}
 
 @pytest.mark.slow
-def test_wheel_installed_elsewhere(wheel, tmp_path):
-    run(sys.executable, '-m', 'pip', 'install', '--no-deps', '-q', '--target', str(tmp_path/'site'), str(wheel))
-    env = {**os.environ, 'PYTHONPATH': str(tmp_path/'site')}
-    out = run(sys.executable, '-c', 'import fastnoisy.callback.lilaw as m; print(m.__file__)', cwd=tmp_path, env=env)
-    assert out.strip().startswith(str(tmp_path/'site'))
+def test_wheel_and_source_archive_are_accepted(release):
+    pytest.importorskip('twine')
+    pytest.importorskip('check_wheel_contents')
+    said = run(sys.executable, '-m', 'twine', 'check', '--strict', *map(str, release.iterdir()))
+    assert said.count('PASSED') == 2
+    run(sys.executable, '-m', 'check_wheel_contents', str(next(release.glob('*.whl'))))
+
+@pytest.mark.slow
+def test_source_archive_makes_the_same_wheel(release, wheel, tmp_path):
+    with tarfile.open(next(release.glob('*.tar.gz'))) as f: f.extractall(tmp_path)
+    build('wheel', next(tmp_path.iterdir()), tmp_path)
+    def members(file): return {o.filename: o.CRC for o in zipfile.ZipFile(file).infolist()}
+    assert members(tmp_path/wheel.name) == members(wheel)
+
+@pytest.fixture(scope='module')
+def elsewhere(wheel, tmp_path_factory):
+    """A fresh environment with the wheel, far from the repository: `elsewhere(program, *words)`. The packages that
+    fastnoisy needs are those of this Python, so that nothing is downloaded."""
+    place = tmp_path_factory.mktemp('elsewhere')
+    venv.create(place/'env')
+    programs = place/'env'/('Scripts' if os.name == 'nt' else 'bin')
+    run(sys.executable, '-m', 'pip', '--python', str(place/'env'), 'install', '--no-deps', '--no-index', '-q', str(wheel))
+    site = run(programs/'python', '-c', 'import site; print(site.getsitepackages()[0])', cwd=place).strip()
+    others = [o for o in sys.path if Path(o).name in ('site-packages', 'dist-packages')]
+    (Path(site)/'needed.pth').write_text('\n'.join(others)) # their own .pth files, such as that of this checkout, are not read
+    env = {k: v for k,v in os.environ.items() if not k.startswith('PYTHON')} | {'OMP_NUM_THREADS': '1'}
+    (place/'work').mkdir()
+    def call(program, *words): return run(str(programs/program), *words, cwd=place/'work', env=env)
+    call.place = place
+    return call
+
+@pytest.mark.slow
+def test_wheel_installed_elsewhere(elsewhere):
+    out = elsewhere('python', '-c', 'import fastnoisy.callback.lilaw as m; print(m.__file__)')
+    assert out.strip().startswith(str(elsewhere.place))
+    assert elsewhere('fastnoisy', '--version') == f'fastnoisy {fastnoisy.__version__}\n'
+    code = "import importlib.metadata as m; print(m.version('fastnoisy'))"
+    assert elsewhere('python', '-c', code) == f'{fastnoisy.__version__}\n'
+
+@pytest.mark.slow
+def test_demo_elsewhere(elsewhere):
+    said = elsewhere('fastnoisy', 'demo', '--methods', 'ce', 'also', '--epochs', '2')
+    assert '40% of the training labels wrong' in said
+    assert {'digits.png', 'accuracy.png'} == {o.name for o in (elsewhere.place/'work/fastnoisy-demo').iterdir()}
+
+@pytest.mark.slow
+def test_audit_elsewhere(elsewhere):
+    from sklearn.datasets import load_breast_cancer
+    table = load_breast_cancer(as_frame=True).frame.rename(columns={'target': 'kind'})
+    table.to_csv(elsewhere.place/'work/cells.csv', index=False)
+    elsewhere('fastnoisy', 'audit', '--csv', 'cells.csv', '--y', 'kind', '--epochs', '2', '--device', 'cpu')
+    assert {'report.html', 'issues.csv', 'learner.pkl'} <= {o.name for o in (elsewhere.place/'work/fastnoisy-audit').iterdir()}
 
 @pytest.fixture(scope='module')
 def imported():

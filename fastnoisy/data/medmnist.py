@@ -17,12 +17,14 @@ from fastai.metrics import accuracy
 from fastai.vision.learner import vision_learner
 
 from .arrays import ArrayDataLoaders, array_dls
-from ..models import check_arch, weights_place
+from ..models import check_arch, import_late, weights_place
 
 # %% ../../nbs/data/medmnist.ipynb #066886a2
+def _medmnist(): return import_late('medmnist', 'MedMNIST sets', 'pip install medmnist')
+
 def medmnist_names() -> list[str]:
     "Returns the names that `medmnist_dls` takes: the 2D sets with one class for each image"
-    from medmnist import INFO
+    INFO = _medmnist().INFO
     def fits(info): return not info['python_class'].endswith('3D') and 'multi-label' not in info['task']
     return [name for name, info in INFO.items() if fits(info)]
 
@@ -30,7 +32,7 @@ def medmnist_names() -> list[str]:
 def _medmnist_info(name):
     """Returns the entry of `medmnist.INFO`;
     `ValueError` with the reason for a set that does not fit, and with the nearest name for a wrong one"""
-    from medmnist import INFO
+    INFO = _medmnist().INFO
     names = medmnist_names()
     if name in names: return INFO[name]
     if name not in INFO:
@@ -61,7 +63,7 @@ def medmnist_splits(
     info = _medmnist_info(name)
     if size not in (28, 64, 128, 224):
         raise ValueError(f'size={size}: MedMNIST has the sizes 28, 64, 128 and 224; another one: array_dls(..., size=)')
-    import medmnist
+    medmnist = _medmnist()
     medmnist_class, suffix = getattr(medmnist, info['python_class']), '' if size == 28 else f'_{size}'
     file = Path(root or medmnist.info.DEFAULT_ROOT or Path.home()/'.medmnist').expanduser()/f'{name}{suffix}.npz'
     if not file.exists():
