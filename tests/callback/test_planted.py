@@ -1,4 +1,5 @@
 "Planted errors: the arithmetic against naive forms, and that nothing planted is left anywhere."
+from types import SimpleNamespace
 import numpy as np, pytest, torch
 from sklearn.metrics import roc_auc_score
 from fastnoisy.analysis.noise_rate import chance_problem, estimate_noise
@@ -259,6 +260,10 @@ def test_an_untrained_filter_and_estimate_say_that_nothing_can_be_told():
         learn = blob_learner(cbs=BMMFilterCallback('loss', warmup=1), dls=blob_dls(400))
         learn.fit(1, 1e-9)
     assert not learn.bmm.separates and learn.bmm.noise_probability() is None
+    learn.bmm.mixture,learn.bmm.noise_rate = SimpleNamespace(is_unimodal=False),.3 # of the losses of a model at chance
+    assert not learn.bmm.separates
+    learn.bmm.at_chance = ''
+    assert learn.bmm.separates
     dls = blob_dls(400)
     dls.loaders[1] = dls.loaders[0].new(shuffle=False)
     with pytest.raises(ValueError, match='undetermined: the model predicts'): estimate_noise(blob_learner(dls=dls))
