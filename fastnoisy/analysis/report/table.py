@@ -191,7 +191,7 @@ class NoiseReport(ReviewedTable):
         **kwargs # For `DataFrame.to_csv`
     ):
         "The table, the most suspicious first. Names that a spreadsheet takes for a formula get an apostrophe in front"
-        return write_csv(pd.DataFrame(self.ranked().map(harmless)), path, **kwargs)
+        return write_csv(pd.DataFrame(self.ranked().map(harmless)).rename(columns=harmless), path, **kwargs)
 
     def to_html(self,
         path=None, # File; None = return the text
