@@ -114,9 +114,9 @@ def _said_undetermined(report):
 
 def _said_part(report):
     "Of a part of a report only what can be said of a part"
-    n,n_all = int(report.is_label_issue.sum()),int(report.whole.is_label_issue.sum())
+    n,n_all,rate = int(report.is_label_issue.sum()),int(report.whole.is_label_issue.sum()),_said_rate(report)
     return (f'{len(report)} samples of {len(report.whole)}, {n} of them probably mislabelled, {n_all} in all '
-            f'(by {report.source}). Of all: {_said_rate(report)}')
+            f'(by {report.source}). Of all: {rate[0].lower()}{rate[1:]}')
 
 def _part_of(kind, *args, **kwargs):
     "A table as report where it has the columns of one"
@@ -198,7 +198,7 @@ class NoiseReport(ReviewedTable):
         **kwargs # For `DataFrame.to_csv`
     ):
         "The table, the most suspicious first. Names that a spreadsheet takes for a formula get an apostrophe in front"
-        return write_csv(pd.DataFrame(self.ranked().map(harmless)), path, **kwargs)
+        return write_csv(pd.DataFrame(self.ranked().map(harmless)).rename(columns=harmless), path, **kwargs)
 
     def to_html(self,
         path=None, # File; None = return the text

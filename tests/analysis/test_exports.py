@@ -1,0 +1,88 @@
+"Exports: what is in them, against the real packages where they are installed, and the way back."
+import importlib, json
+import numpy as np, pandas as pd, pytest
+from fastnoisy.analysis.report.exports import (LOCAL_FILES, add_to_dataset, from_label_studio, label_studio_config,
+                                               to_datalab, to_label_studio)
+from reports import made_report, small_report
+
+def needs(name):
+    "A module of an optional package, or the test is skipped"
+    try: return importlib.import_module(name)
+    except ImportError as e: pytest.skip(f'{name}: {e}')
+
+def needs_datasets():
+    datasets = needs('datasets')
+    try: datasets.Dataset.from_dict(dict(x=[1]))
+    except Exception as e: pytest.skip(f'datasets does not work here: {e}') # with a dill that it does not fit
+    return datasets
+
+def test_tasks(tmp_path):
+    report = small_report()
+    tasks = json.loads(to_label_studio(report, tmp_path/'tasks.json').read_text())
+    flagged = report.ranked().head(8)
+    assert [o['data']['sample_id'] for o in tasks] == flagged.sample_id.tolist()
+    assert len(to_label_studio(report, flagged=False)) == 24
+    for task,row in zip(tasks, flagged.itertuples()):
+        assert task['data']['image'] == row.item and task['data']['given_label'] == row.given_label
+        prediction, = task['predictions']
+        assert prediction['result'][0]['value'] == dict(choices=[row.suggested_label])
+        assert prediction['score'] == pytest.approx(row.noise_probability, abs=1e-4)
+    report['item'] = [f'{tmp_path}/{o}' for o in report['item']]
+    served = to_label_studio(report, root=tmp_path)[0]['data']['image']
+    assert served == f'{LOCAL_FILES}pics/cat/00.png'
+    texts = made_report([('a <b> text', 0)]*4, list('abab'), list('abba'), vocab=['a', 'b', '"<&'])
+    assert to_label_studio(texts)[0]['data']['text'] == 'a <b> text'
+    assert 'value="&quot;&lt;&amp;"' in label_studio_config(texts) and '<Text' in label_studio_config(texts)
+
+def annotated(task, *labels, cancelled=False):
+    result = [[dict(from_name='label', to_name='sample', type='choices', value=dict(choices=[o]))] for o in labels]
+    return dict(task, annotations=[dict(result=o, was_cancelled=cancelled) for o in result])
+
+def test_there_and_back(tmp_path):
+    report = small_report()
+    tasks = to_label_studio(report)
+    export = [annotated(tasks[0], 'cat'), annotated(tasks[1], 'cat', 'dog'), annotated(tasks[2], 'bird'), tasks[3],
+              annotated(tasks[4], 'dog', cancelled=True)]
+    (tmp_path/'export.json').write_text(json.dumps(export))
+    decisions = from_label_studio(tmp_path/'export.json')
+    assert decisions.decision.tolist() == ['keep', 'accept', 'other']
+    assert report.apply(decisions).new_label.tolist() == ['dog', 'bird']
+    assert len(from_label_studio([])) == 0 and len(report.apply(from_label_studio([]))) == 0
+
+def test_label_studio_takes_them():
+    interface = needs('label_studio_sdk.label_interface')
+    report = small_report()
+    config = interface.LabelInterface(label_studio_config(report))
+    config.validate()
+    for task in to_label_studio(report): assert config.validate_prediction(task['predictions'][0])
+
+def test_datalab_has_these_columns():
+    needs_datasets()
+    datalab = needs('cleanlab.datalab.datalab')
+    report = small_report().ranked()
+    table = to_datalab(report)
+    assert table.given_label.tolist() == pd.DataFrame(report).sort_values('sample_id').given_label.tolist()
+    g = np.random.default_rng(0)
+    lab = datalab.Datalab(dict(label=table.given_label.tolist()), label_name='label')
+    lab.find_issues(pred_probs=g.dirichlet(np.ones(3), len(table)), issue_types=dict(label={}))
+    theirs = lab.get_issues('label')
+    assert list(theirs) == list(table) and (theirs.given_label == table.given_label).all()
+    assert theirs.dtypes.map(lambda o: o.kind).tolist()[:2] == table.dtypes.map(lambda o: o.kind).tolist()[:2]
+
+def test_datasets_column():
+    datasets = needs_datasets()
+    report = small_report().ranked()
+    found = add_to_dataset(datasets.Dataset.from_dict(dict(x=list(range(24)))), report)
+    table = pd.DataFrame(report).set_index('sample_id')
+    assert found['is_label_issue'][:] == table.is_label_issue[found['x'][:]].tolist()
+    assert found['suggested_label'][3] == 'dog'
+    with pytest.raises(ValueError, match='has 3 rows, but the report is on 24'):
+        add_to_dataset(datasets.Dataset.from_dict(dict(x=[1, 2, 3])), report)
+
+def test_for_excel(tmp_path):
+    report = small_report()
+    report['=A1'] = '日本'
+    report.to_csv(tmp_path/'a.csv', encoding='utf-8-sig')
+    assert (tmp_path/'a.csv').read_bytes()[:3] == b'\xef\xbb\xbf'
+    found = pd.read_csv(tmp_path/'a.csv', encoding='utf-8-sig')
+    assert "'=A1" in found and set(found["'=A1"]) == {'日本'}
