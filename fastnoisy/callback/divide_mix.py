@@ -19,6 +19,7 @@ from torch import Tensor
 from ..analysis.splitter import has_two_modes, split_clean
 from ..core.checks import require
 from ..core.distributed import n_processes
+from ..core.learner import start_epoch
 from ..core.loaders import batch_size, inputs_and_targets
 from ..core.method import MethodCallback
 from ..core.mixing import mixup, prior_divergence, ramp, sharpen
@@ -135,7 +136,8 @@ class DivideMixCallback(MethodCallback):
         _check_data(self.p_clean, len(self.dls.train.dataset))
         self.make_peer(self.given_peer, init='fresh', seed=self.seed)
         self._first,self._looks,self._streams = phase_epochs(self.warmup, self.learn.n_epoch),0,[]
-        self._ramp_start = min(max(self._first - self.n_epochs, 0)/self.learn.n_epoch, 1.)
+        before = self.n_epochs - start_epoch(self.learn) # this fit, which may be one that goes on
+        self._ramp_start = min(max(self._first - before, 0)/self.learn.n_epoch, 1.)
         self.on_fit_end(self._warn)
 
     def before_train(self):

@@ -11,7 +11,9 @@ import numpy as np
 from fastai.data.load import DataLoader
 from torch import Tensor
 from torch.utils.data import DataLoader as TorchDataLoader
+from .batch_order import views_of
 from .distributed import n_processes, process_rank
+from .ignored import some_rows
 from .rng import isolated_rng
 from .sample_ids import undivided, with_sample_ids
 
@@ -110,7 +112,8 @@ class SampleStream(RandomBatches):
     def __next__(self):
         "Sample ids, (B,), and the batch, whose tensors have `views` times B rows: all samples, and all again"
         batch = super().__next__()
-        return self.dl.sample_ids[:self.n_samples],batch
+        ids,rows = views_of(self.dl.sample_ids, self.views)
+        return ids,batch if rows is None else some_rows(batch, rows, len(self.dl.sample_ids))
 
 # %% ../../nbs/core/loaders.ipynb #e55dce37
 def inputs_and_targets(
