@@ -1150,6 +1150,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'fastnoisy/callback/divide_mix.py'),
                                                'fastnoisy.callback.divide_mix._check_data': ( 'callback/divide_mix.html#_check_data',
                                                                                               'fastnoisy/callback/divide_mix.py'),
+                                               'fastnoisy.callback.divide_mix._ramp_start': ( 'callback/divide_mix.html#_ramp_start',
+                                                                                              'fastnoisy/callback/divide_mix.py'),
                                                'fastnoisy.callback.divide_mix.can_blend': ( 'callback/divide_mix.html#can_blend',
                                                                                             'fastnoisy/callback/divide_mix.py'),
                                                'fastnoisy.callback.divide_mix.class_shares': ( 'callback/divide_mix.html#class_shares',
