@@ -334,9 +334,9 @@ def names(rng, folder):
     assert tags <= {'table', 'thead', 'tbody', 'tr', 'th', 'td', 'div'}, f'tags {tags}'
 
 class Runs:
-    "Unpickled, it leaves a file"
+    "Unpickled, it leaves a folder"
     def __init__(self, file): self.file = file
-    def __reduce__(self): return open, (str(self.file), 'w')
+    def __reduce__(self): return os.mkdir, (str(self.file),)
 
 def damage(rng, data):
     "Bytes cut, changed, doubled"

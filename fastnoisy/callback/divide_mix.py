@@ -19,6 +19,7 @@ from torch import Tensor
 from ..analysis.splitter import has_two_modes, split_clean
 from ..core.checks import require
 from ..core.distributed import n_processes
+from ..core.learner import start_epoch
 from ..core.loaders import batch_size, inputs_and_targets
 from ..core.method import MethodCallback
 from ..core.mixing import mixup, prior_divergence, ramp, sharpen
@@ -101,6 +102,11 @@ def _check(lambda_u, temperature, alpha, p_threshold, penalty, min_per_class):
     enough = isinstance(min_per_class, int) and min_per_class >= 1
     require(enough, 'min_per_class', min_per_class, 'give a number of samples >= 1')
 
+def _ramp_start(first, n_epochs, learn):
+    "Share of the fit after which the networks divide the set; of the whole fit where this one goes on with it"
+    before = n_epochs - start_epoch(learn)
+    return min(max(first - before, 0)/learn.n_epoch, 1.)
+
 def _check_data(p_clean, n):
     if n_processes() > 1: raise ValueError(
         'DivideMixCallback draws samples of its own and cannot be used in several processes: train in one.')
@@ -135,7 +141,7 @@ class DivideMixCallback(MethodCallback):
         _check_data(self.p_clean, len(self.dls.train.dataset))
         self.make_peer(self.given_peer, init='fresh', seed=self.seed)
         self._first,self._looks,self._streams = phase_epochs(self.warmup, self.learn.n_epoch),0,[]
-        self._ramp_start = min(max(self._first - self.n_epochs, 0)/self.learn.n_epoch, 1.)
+        self._ramp_start = _ramp_start(self._first, self.n_epochs, self.learn)
         self.on_fit_end(self._warn)
 
     def before_train(self):

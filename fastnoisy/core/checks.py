@@ -39,7 +39,10 @@ def check_types(
     except TypeError: return # Python says it
     for name,value in given.items():
         kind,default = params[name].annotation,params[name].default
-        if kind not in _KINDS or value is default or _fits(value, kind): continue
+        if kind not in _KINDS or value is default: continue
+        if _fits(value, kind):
+            require(name != 'seed' or value >= 0, name, value, 'give an integer >= 0')
+            continue
         or_none = ', or None' if default is None else ''
         number = isinstance(value, Real) and not isinstance(value, bool)
         raise (ValueError if number else TypeError)(f'{name}={value!r}: give {_KINDS[kind][1]}{or_none}.')

@@ -14,8 +14,9 @@ from fastcore.basics import GetAttr
 from fasttransform import Pipeline
 from torch import Tensor
 from torch.utils.data import DataLoader as TorchDataLoader
+from .batch_order import views_of
 from .distributed import n_processes, process_rank
-from .ignored import least_label
+from .ignored import least_label, some_rows
 from .rng import isolated_rng
 from .sample_ids import undivided, with_sample_ids
 
@@ -142,7 +143,8 @@ class SampleStream(RandomBatches):
     def __next__(self):
         "Sample ids, (B,), and the batch, whose tensors have `views` times B rows: all samples, and all again"
         batch = super().__next__()
-        return self.dl.sample_ids[:self.n_samples],batch
+        ids,rows = views_of(self.dl.sample_ids, self.views)
+        return ids,batch if rows is None else some_rows(batch, rows, len(self.dl.sample_ids))
 
 # %% ../../nbs/core/loaders.ipynb #e55dce37
 def inputs_and_targets(

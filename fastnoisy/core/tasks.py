@@ -6,8 +6,6 @@
 __all__ = ['target_kind', 'first_targets', 'check_task']
 
 # %% ../../nbs/core/tasks.ipynb #6952e125
-import numpy as np
-import torch
 from torch import Tensor
 from fastai.data.load import DataLoader
 from fastai.torch_core import TensorMultiCategory

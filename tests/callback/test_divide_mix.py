@@ -3,6 +3,8 @@ import warnings
 from copy import deepcopy
 import numpy as np, pytest, torch
 import torch.nn.functional as F
+from fastai.callback.schedule import fit_one_cycle
+from fastai.callback.tracker import SaveModelCallback
 from fastai.basics import Callback, CrossEntropyLossFlat, SGD
 from fastai.callback.training import GradientAccumulation
 from fastnoisy.callback.dynamics import DynamicsCallback
@@ -223,3 +225,18 @@ def test_another_training_set():
     learn.remove_cb(DynamicsCallback)
     learn.dls = make_dls(60)
     with pytest.raises(ValueError, match='has divided 64 training samples, and now there are 60'): learn.fit(1)
+
+@pytest.mark.parametrize('stop', [1, 2, 3])
+def test_the_ramp_goes_on_where_it_was(stop, tmp_path):
+    "The weight of the unlabelled half is that of an uninterrupted fit, at whatever epoch it was stopped"
+    def learner():
+        torch.manual_seed(1)
+        learn = make('unlabelled', path=tmp_path)
+        torch.manual_seed(1)
+        return learn
+    def fit(learn, **kwargs):
+        learn.fit_one_cycle(5, LR, cbs=SaveModelCallback(every_epoch=True, with_opt=True), **kwargs)
+        return learn
+    whole = fit(learner())
+    again = fit(learner().load(f'model_{stop - 1}'), start_epoch=stop)
+    assert torch.equal(weights_of(again.model), weights_of(whole.model))

@@ -5,7 +5,8 @@ from fastai.basics import Callback, DataLoaders
 from fastai.callback.mixup import MixUp
 from fastai.data.core import TfmdDL
 from fastai.data.load import DataLoader
-from fastnoisy.core.batch_order import check_collation, followed
+from fastnoisy.core.batch_order import check_collation, followed, views_of
+from fastnoisy.core.loaders import SampleStream
 from fastnoisy.core.method import MethodCallback
 from fastnoisy.core.sample_ids import with_sample_ids
 from helpers import LR, N, Items, blobs, make, make_dls
@@ -19,6 +20,7 @@ def by_target(items): return sorted(items, key=lambda o: o[1].item())
 def padded(items): return [(torch.cat([x, torch.zeros(2).long()]), y) for x,y in by_target(items)]
 def without_odd(items): return [o for o in items if o[1] % 2 == 0]
 def twice(items): return [*items, *items]
+def without_last(items): return by_target(items)[:max(1, len(items) - 1)]
 
 @pytest.mark.parametrize('num_workers', [0, 2])
 @pytest.mark.parametrize('transform', [by_target, padded, without_odd, twice])
@@ -121,3 +123,25 @@ def test_a_sampler_that_asks_nobody_is_refused():
     dl = DataLoader(Numbered(), bs=8, sample=lambda: iter(range(8)))
     for x,_ in (t := with_sample_ids(dl)): assert t.sample_ids.tolist() == x[:,0].tolist()
     with pytest.raises(TypeError, match='`sample` of its own'): with_sample_ids(dl, np.arange(50) < 9)
+
+class Views(Numbered):
+    "Every look at a sample is another number of tens"
+    looks = 0
+    def __getitem__(self, i):
+        self.looks += 1
+        return torch.tensor([i, self.looks]), torch.tensor((7*i) % 50)
+
+def test_views_stay_together():
+    assert views_of(torch.tensor([5, 6, 5, 6]), 2)[1] is None
+    ids,rows = views_of(torch.tensor([6, 5, 5, 6, 7]), 2) # 7 has lost its other view
+    assert ids.tolist() == [6, 5] and rows.tolist() == [0, 1, 3, 2]
+    with pytest.raises(ValueError, match='Of no sample are 2 views'): views_of(torch.tensor([1, 2, 3]), 2)
+
+@pytest.mark.parametrize('transform', [None, by_target, without_odd, without_last])
+def test_streams_of_views_whose_loader_sorts_or_drops(transform):
+    options = {} if transform is None else dict(before_batch=transform)
+    stream = SampleStream(TfmdDL(Views(), bs=8, num_workers=0, **options), np.arange(50), views=2)
+    for _ in range(20):
+        ids,(x,y) = next(stream)
+        assert torch.equal(x[:,0], ids.repeat(2)) and torch.equal(y, 7*ids.repeat(2) % 50)
+        assert (x[:len(ids),1] != x[len(ids):,1]).all() # not the same look twice

@@ -1,0 +1,45 @@
+"Options of the wrong type: refused by name, for every method that there is and will be"
+import inspect, math
+import numpy as np, pytest, torch
+from fastnoisy.callback.also import ALSOCallback
+from fastnoisy.callback.divide_mix import DivideMixCallback
+from fastnoisy.core.checks import check_types
+from fastnoisy.core.method import MethodCallback
+
+class Method(MethodCallback):
+    name = 'method'
+    def __init__(self, rate:float=.1, every:int=1, top:int=None, soft:bool=False, kind:str='a', other=None, seed:int=0):
+        self.given = rate,every,top,soft,kind,other,seed
+
+@pytest.mark.parametrize('name, value', [
+    ('rate', 1), ('rate', np.float32(.5)), ('rate', True), ('every', np.int64(3)), ('top', None), ('top', 2), ('soft', True),
+    ('soft', np.bool_(True)), ('soft', 1), ('kind', 'b'), ('other', [math.nan]), ('other', 'x')])
+def test_what_fits(name, value): assert value in Method(**{name: value}).given
+
+@pytest.mark.parametrize('name, value, error', [
+    ('rate', '1', TypeError), ('rate', None, TypeError), ('rate', math.nan, ValueError), ('rate', -math.inf, ValueError),
+    ('rate', torch.tensor(.5), TypeError), ('rate', 10**20, ValueError), ('every', .5, ValueError),
+    ('every', [1], TypeError), ('top', 'a', TypeError), ('soft', 'yes', TypeError), ('soft', 2, ValueError),
+    ('soft', torch.tensor([1, 2]), TypeError), ('kind', 3, ValueError), ('kind', b'a', TypeError), ('seed', -1, ValueError)])
+def test_what_does_not(name, value, error):
+    with pytest.raises(error, match=f'{name}=.*: give'): Method(**{name: value})
+
+def test_by_place_and_by_inheritance():
+    class Sub(Method): pass
+    class Own(Method):
+        def __init__(self, rate:float=.2, **kwargs): super().__init__(rate, **kwargs)
+    with pytest.raises(TypeError, match='every='): Method(.1, 'x')
+    with pytest.raises(TypeError, match='every='): Sub(every='x')
+    with pytest.raises(TypeError, match='kind=|soft='): Own(soft='x')
+    with pytest.raises(TypeError, match='unexpected keyword'): Method(foo=1) # Python's own
+
+def test_signatures_are_those_of_the_methods():
+    assert [*inspect.signature(Method).parameters] == ['rate', 'every', 'top', 'soft', 'kind', 'other', 'seed']
+    assert inspect.signature(ALSOCallback).parameters['temperature'].default == .25
+
+def test_infinity_is_no_weight():
+    "It trained the model to NaN"
+    with pytest.raises(ValueError, match='temperature=inf'): ALSOCallback(temperature=math.inf)
+    with pytest.raises(ValueError, match='lambda_u=inf'): DivideMixCallback(lambda_u=math.inf)
+
+def test_a_function_without_annotations(): check_types(lambda a, b=1: None, object(), b=math.nan)
