@@ -43,10 +43,16 @@ def terms_at(
     alpha, beta, delta, # Numbers or 0-d tensors
 )->Tensor: # (B, 3): columns alpha, beta, delta
     "The three weights, eqs. (2) to (4)"
-    w_alpha = torch.sigmoid(alpha*s_y - s_max)              # Eq. (2)
-    w_beta  = torch.sigmoid(-(beta*s_y - s_max))            # Eq. (3)
-    w_delta = torch.exp(-(delta*s_y - s_max)**2 / 2)        # Eq. (4)
-    return torch.stack([w_alpha, w_beta, w_delta], 1)
+    params = torch.stack([torch.as_tensor(o, dtype=s_y.dtype, device=s_y.device) for o in (alpha, beta, delta)])
+    return _terms(_arguments(s_y, s_max, params)).T
+
+def _arguments(s_y, s_max, params): return params.to(s_y.dtype)[:,None]*s_y - s_max # (3, B)
+
+def _terms(z):
+    "The weights of `_arguments`, (3, B); few operations, as on a GPU each is a kernel to be started"
+    w_alpha_beta = torch.sigmoid(torch.cat([z[:1], -z[1:2]])) # Eqs. (2) and (3)
+    w_delta = torch.exp(z[2:].square()*-.5)                   # Eq. (4)
+    return torch.cat([w_alpha_beta, w_delta])
 
 def lilaw_terms(
     probs:Tensor, # Softmax of the logits, (B, K)
@@ -66,11 +72,15 @@ def lilaw_gradient(
     alpha, beta, delta, # Numbers or 0-d tensors
 )->Tensor: # (3,): derivatives with respect to alpha, beta, delta
     "Gradient of the mean of the weighted losses, A.2"
-    w_alpha,w_beta,w_delta = terms_at(s_y, s_max, alpha, beta, delta).unbind(1)
-    d_alpha =  w_alpha * (1-w_alpha) * s_y
-    d_beta  = -w_beta  * (1-w_beta)  * s_y
-    d_delta = -w_delta * (delta*s_y - s_max) * s_y
-    return (losses * torch.stack([d_alpha, d_beta, d_delta])).mean(1)
+    params = torch.stack([torch.as_tensor(o, dtype=s_y.dtype, device=s_y.device) for o in (alpha, beta, delta)])
+    return _gradient(s_y, s_max, losses, params)
+
+def _gradient(s_y, s_max, losses, params):
+    z = _arguments(s_y, s_max, params)
+    w = _terms(z)
+    d_alpha,d_beta = w[:2]*(1 - w[:2])
+    d_delta = -w[2]*z[2]
+    return (torch.stack([d_alpha, -d_beta, d_delta])*s_y*losses).mean(1)
 
 # %% ../../nbs/callback/lilaw.ipynb #8d053d09
 def in_order(
@@ -103,11 +113,11 @@ class LiLAWState:
 
     def weights(self, s_y, s_max, params=None):
         "Weight of each sample, (B,), eq. (5), at `params` (3,) or at the present values"
-        return terms_at(s_y, s_max, *(self.params if params is None else params).unbind()) @ self.used
+        return _terms(_arguments(s_y, s_max, self.params if params is None else params)).T @ self.used
 
     def step(self, s_y, s_max, losses):
         "One step along the gradient of a validation batch"
-        self.descend(lilaw_gradient(s_y, s_max, losses, *self.params.unbind()))
+        self.descend(_gradient(s_y, s_max, losses, self.params))
 
     def descend(self, grad):
         """One step of gradient descent with weight decay, lines 17 to 19 of Algorithm 1. Values that are not finite

@@ -129,7 +129,7 @@ def put_together(
 @contextmanager
 def any_device():
     "fastai's `DistributedDL` works without CUDA too"
-    if n_processes() == 1: yield
+    if not (dist.is_available() and dist.is_initialized()): yield
     else:
         from fastai.distributed import DistributedDL
         own = DistributedDL._broadcast

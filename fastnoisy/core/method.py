@@ -215,7 +215,7 @@ def _kept(self:SampleCallback, said):
     masks = np.logical_and.reduce([o for o in said if len(o) == 1] or [np.ones((1, said[0].shape[-1]), dtype=bool)])
     if several: masks = masks & several[0]
     masks = from_first(torch.as_tensor(np.ascontiguousarray(masks)).byte()).bool()
-    if several: self._masks = masks
+    if several: self._masks = masks.to(next(self.model.parameters()).device)
     return masks.any(0).numpy()
 
 @patch

@@ -11,7 +11,7 @@ from fastnoisy.all import *
 from helpers import LR, TESTS, make_dls, methods_of
 from on_device import DEVICE, KIND, Half, dls_on
 from pretend import Meter
-from settings import SETTINGS, confidence, early, knn, lilaw, setting
+from settings import SETTINGS, confidence, early, knn, lilaw, m_correction, setting
 
 pytestmark = [pytest.mark.filterwarnings('ignore'),
               pytest.mark.skipif(KIND != 'pretend', reason='kernels are counted on the pretend device')]
@@ -47,6 +47,9 @@ OPTIONS = {
     'also': lambda: dict(cbs=ALSOCallback()),
     'also+bmm': lambda: dict(cbs=[ALSOCallback(), early(BMMFilterCallback, 'also', 'drop')]),
     'also+knn': lambda: dict(cbs=[ALSOCallback(), knn()]),
+    # the threshold is one that divides the losses of this network: the methods act
+    'divide-mix': lambda: dict(cbs=DivideMixCallback(warmup=1, by=1.1)),
+    'm-correction': lambda: dict(cbs=m_correction(by=1.1)),
     'optimistic': lambda: dict(cbs=ALSOCallback(mode='optimistic')),
     'hypergradient:head': lambda: dict(cbs=lilaw(meta='hypergradient', meta_of='head')),
     'hypergradient:all': lambda: dict(cbs=lilaw(meta='hypergradient')),

@@ -1,9 +1,10 @@
 "What is asked of a Learner after its training, random numbers, and models with dropout and batch norm, on a device."
 import numpy as np, pytest, torch
-from fastai.basics import CrossEntropyLossFlat, DataLoaders, Learner
+from fastai.basics import CrossEntropyLossFlat, DataLoaders, Learner, load_learner
 from fastai.callback.progress import ProgressCallback
 from fastnoisy.all import *
 from fastnoisy.analysis.calibration import calibrate
+from fastnoisy.audit.run import audit
 from fastnoisy.analysis.neighbors import embed, knn_vote
 from fastnoisy.analysis.noise_rate import estimate_noise
 from fastnoisy.core.hypergradient import VIRTUAL_STEPS
@@ -112,3 +113,19 @@ def test_same_seed_same_training_with_dropout(method):
 def test_a_fresh_peer_is_the_same_everywhere():
     peers = both(lambda device: fitted_on(device, 'fresh', n=1).co_teaching.peer)
     if IS_EXACT: torch.testing.assert_close(*(weights_of(o.model).cpu() for o in peers))
+
+# the audit
+
+@pytest.mark.slow
+@pytest.mark.parametrize('arch', ['small_cnn', 'resnet18'])
+def test_audit(arch, tmp_path):
+    "The whole command, on the device; the files it leaves are for any machine"
+    rng = np.random.default_rng(0)
+    y = np.arange(96) % 3
+    x = (rng.integers(60, size=(96, 32, 32, 3)) + 60*y[:,None,None,None]).astype(np.uint8)
+    np.savez(tmp_path/'data.npz', images=x, labels=y)
+    options = dict(npz=tmp_path/'data.npz', arch=arch, epochs=2, pretrained=False)
+    report = audit(**options, device=str(DEVICE), out=tmp_path/'out')
+    assert len(report) == 96 and (tmp_path/'out/report.html').exists()
+    loaded = load_learner(tmp_path/'out/learner.pkl')
+    assert next(loaded.model.parameters()).device.type == 'cpu'
