@@ -247,7 +247,9 @@ CSS = '''
 .output td { border-top: .05rem solid var(--md-typeset-table-color); }
 .md-typeset img { max-width: 100%; }
 [data-md-color-scheme="slate"] .md-typeset img { background: #fff; border-radius: .3rem; }
-.md-typeset details.abstract { font-size: .68rem; }
+.md-typeset details.abstract { font-size: .64rem; border: 0; box-shadow: none; background: none; }
+.md-typeset details.abstract > summary { background: none; font-weight: normal; opacity: .75; }
+.md-typeset details.abstract > summary::before { background-color: currentcolor; }
 .md-typeset h1 + blockquote { font-size: .95rem; }
 '''
 
