@@ -94,7 +94,7 @@ def import_late(
     purpose:str, # what needs it, in the plural: 'series'
     install:str, # how to get it: 'pip install medmnist'
 ): # the module
-    "A module of a package that few users need, imported late; an `ImportError` of one sentence if it is missing or broken"
+    "A module of a package that few users need, imported late; `ImportError` of one sentence if missing or broken"
     try: return import_module(module)
     except Exception as e: # an installation that does not fit can fail with anything
         package = module.split('.')[0]

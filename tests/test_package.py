@@ -76,10 +76,12 @@ def elsewhere(wheel, tmp_path_factory):
     place = tmp_path_factory.mktemp('elsewhere')
     venv.create(place/'env')
     programs = place/'env'/('Scripts' if os.name == 'nt' else 'bin')
-    run(sys.executable, '-m', 'pip', '--python', str(place/'env'), 'install', '--no-deps', '--no-index', '-q', str(wheel))
+    pip = sys.executable,'-m','pip','--python',str(place/'env')
+    run(*pip, 'install', '--no-deps', '--no-index', '-q', str(wheel))
     site = run(programs/'python', '-c', 'import site; print(site.getsitepackages()[0])', cwd=place).strip()
     others = [o for o in sys.path if Path(o).name in ('site-packages', 'dist-packages')]
-    (Path(site)/'needed.pth').write_text('\n'.join(others)) # their own .pth files, such as that of this checkout, are not read
+    # their own .pth files, such as that of this checkout, are not read
+    (Path(site)/'needed.pth').write_text('\n'.join(others))
     env = {k: v for k,v in os.environ.items() if not k.startswith('PYTHON')} | {'OMP_NUM_THREADS': '1'}
     (place/'work').mkdir()
     def call(program, *words): return run(str(programs/program), *words, cwd=place/'work', env=env)
@@ -106,7 +108,8 @@ def test_audit_elsewhere(elsewhere):
     table = load_breast_cancer(as_frame=True).frame.rename(columns={'target': 'kind'})
     table.to_csv(elsewhere.place/'work/cells.csv', index=False)
     elsewhere('fastnoisy', 'audit', '--csv', 'cells.csv', '--y', 'kind', '--epochs', '2', '--device', 'cpu')
-    assert {'report.html', 'issues.csv', 'learner.pkl'} <= {o.name for o in (elsewhere.place/'work/fastnoisy-audit').iterdir()}
+    written = {o.name for o in (elsewhere.place/'work/fastnoisy-audit').iterdir()}
+    assert {'report.html', 'issues.csv', 'learner.pkl'} <= written
 
 @pytest.fixture(scope='module')
 def imported():
