@@ -343,7 +343,7 @@ def audit(
             epochs = epochs or (10 if pretrained else 60 if samples.kind == 'series' else 30)
             found = f'{len(samples)} samples of {len(samples.vocab)} classes.'
             print(f'{found} Training {what}, {epochs} epochs, on {device}.', flush=True)
-            fit = partial(_train, epochs=epochs, pretrained=pretrained)
+            def fit(o): return _train(o, epochs, pretrained)
             how = dict(share=plant, seed=seed, temperature=TEMPERATURE, threshold=threshold)
             learn,stopped = train_with_planted_errors(learn, fit, **how) if plant else (learn, fit(learn))
         report = _report(learn, samples, stopped, epochs + pretrained)

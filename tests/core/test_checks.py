@@ -12,15 +12,17 @@ class Method(MethodCallback):
         self.given = rate,every,top,soft,kind,other,seed
 
 @pytest.mark.parametrize('name, value', [
-    ('rate', 1), ('rate', np.float32(.5)), ('rate', True), ('every', np.int64(3)), ('top', None), ('top', 2), ('soft', True),
-    ('soft', np.bool_(True)), ('soft', 1), ('kind', 'b'), ('other', [math.nan]), ('other', 'x')])
+    ('rate', 1), ('rate', np.float32(.5)), ('rate', True), ('every', np.int64(3)), ('top', None), ('top', 2),
+    ('soft', True), ('soft', np.bool_(True)), ('soft', 1), ('kind', 'b'), ('other', [math.nan]), ('other', 'x')])
 def test_what_fits(name, value): assert value in Method(**{name: value}).given
 
 @pytest.mark.parametrize('name, value, error', [
-    ('rate', '1', TypeError), ('rate', None, TypeError), ('rate', math.nan, ValueError), ('rate', -math.inf, ValueError),
-    ('rate', torch.tensor(.5), TypeError), ('rate', 10**20, ValueError), ('every', .5, ValueError),
-    ('every', [1], TypeError), ('top', 'a', TypeError), ('soft', 'yes', TypeError), ('soft', 2, ValueError),
-    ('soft', torch.tensor([1, 2]), TypeError), ('kind', 3, ValueError), ('kind', b'a', TypeError), ('seed', -1, ValueError)])
+    ('rate', '1', TypeError), ('rate', None, TypeError), ('rate', math.nan, ValueError),
+    ('rate', -math.inf, ValueError), ('rate', torch.tensor(.5), TypeError), ('rate', 10**20, ValueError),
+    ('every', .5, ValueError), ('every', [1], TypeError),
+    ('top', 'a', TypeError), ('soft', 'yes', TypeError), ('soft', 2, ValueError),
+    ('soft', torch.tensor([1, 2]), TypeError), ('kind', 3, ValueError), ('kind', b'a', TypeError),
+    ('seed', -1, ValueError)])
 def test_what_does_not(name, value, error):
     with pytest.raises(error, match=f'{name}=.*: give'): Method(**{name: value})
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from fastcore.foundation import L
 import fastnoisy
 from ...core.learner import MethodLearner
@@ -156,7 +157,8 @@ class ReviewedTable(pd.DataFrame):
 class NoiseReport(ReviewedTable):
     "One row per training sample. `noise_rate`, `interval`, `per_class`, `transition` and `source` sum it up"
     _metadata = ['learn', 'vocab', 'source', 'separates', 'estimate', 'noise_rate', 'interval', 'per_class',
-                 'transition', 'whole', 'embedding', 'data_id', 'made', 'id_columns']
+                 'transition', 'whole', 'embedding', 'data_id', 'made', 'id_columns', 'undetermined', 'verdict']
+    undetermined,verdict = '',None
 
     @property
     def _constructor(self): return partial(_part_of, type(self))
@@ -208,16 +210,15 @@ class NoiseReport(ReviewedTable):
         "One self-contained page to review the labels: a card to decide on for every flagged sample, summary and plots"
         return write_html(html_page(self, n, max_rows), path)
 
-    def cleaner(self,
-        **kwargs # For fastai's `ImageClassifierCleaner`
-    ):
-        "fastai's widget to relabel or delete images, the training images ranked by this report"
-        return image_cleaner(self.learn, self.given_label, 1 - self.label_quality, **kwargs)
+# %% ../../../nbs/analysis/report/table.ipynb #7a3ae62d
+@patch
+def cleaner(self:NoiseReport,
+    **kwargs # For fastai's `ImageClassifierCleaner`
+):
+    "fastai's widget to relabel or delete images, the training images ranked by this report"
+    return image_cleaner(self.learn, self.given_label, 1 - self.label_quality, **kwargs)
 
 # %% ../../../nbs/analysis/report/table.ipynb #b8d2e3f4
-NoiseReport._metadata += ['undetermined', 'verdict']
-NoiseReport.undetermined,NoiseReport.verdict = '',None
-
 def _check_has_data(learn):
     if not len(learn.dls.train.dataset): raise ValueError(
         'This Learner has no training samples, as one that was exported: give it the data whose labels are to be '
