@@ -51,6 +51,8 @@ def test_formulas():
     assert text.startswith('For <math') and text.endswith('it costs $5, `$a$` $')
     assert '&#x' not in text and '|' not in text
     assert '&#960;' in text or 'π' in text
+    text = markdown('$\\alpha\\,$CE$\\,+\\arg\\langle x\\rangle$RCE', 'a.ipynb', {})
+    assert '$' not in text and '\\' not in text and text.count('<math') == 2 and '⟨' in text and '>arg<' in text
     block = markdown('$$\\Big\\{ a_1 \\Big\\} \\tag{2}$$', 'a.ipynb', {})
     assert '<div class="equation">' in block and '\\' not in block and '<mn>2</mn>' in block
 
