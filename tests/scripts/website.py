@@ -139,7 +139,8 @@ def mathml(tex, block):
         sign = re.sub(r'\\([{}])', r'\1', html.unescape(m[1])) # a large brace keeps its backslash
         return ''.join(f'&#{ord(o)};' if o in '*_|\\`[]~^#&<>' else o for o in sign).join('><')
     res = re.sub('>([^<]+)<', entities, res)
-    return f'\n\n<div class="equation">{res}</div>\n\n' if block else res
+    # a line that begins with <math> would be taken for a block
+    return f'\n\n<div class="equation">{res}</div>\n\n' if block else f'<span>{res}</span>'
 
 def with_mathml(text):
     "Formulas as MathML, which browsers show without a script; code is kept out of the way meanwhile"
