@@ -48,9 +48,11 @@ def test_lists_and_tables_after_a_paragraph():
 def test_formulas():
     pytest.importorskip('latex2mathml')
     text = markdown('For $\\pi_i|x$ it costs $5, `$a$` $', 'a.ipynb', {})
-    assert text.startswith('For <math') and text.endswith('it costs $5, `$a$` $')
+    assert text.startswith('For <span><math') and text.endswith('it costs $5, `$a$` $')
     assert '&#x' not in text and '|' not in text
     assert '&#960;' in text or 'π' in text
+    text = markdown('$\\alpha\\,$CE$\\,+\\arg\\langle x\\rangle$RCE', 'a.ipynb', {})
+    assert '$' not in text and '\\' not in text and text.count('<math') == 2 and '⟨' in text and '>arg<' in text
     block = markdown('$$\\Big\\{ a_1 \\Big\\} \\tag{2}$$', 'a.ipynb', {})
     assert '<div class="equation">' in block and '\\' not in block and '<mn>2</mn>' in block
 
@@ -85,5 +87,6 @@ def test_the_site_is_made_without_a_warning(tmp_path):
     for o in ('zensical', 'latex2mathml'): pytest.importorskip(o)
     site = build(tmp_path/'docs')
     page = (site/'callback/also.html').read_text(encoding='utf-8')
+    assert '<p><span><math' in (site/'losses.html').read_text(encoding='utf-8')
     assert 'id="ALSOCallback"' in page and '<details' in page and '<math' in page and 'frame-worker.js' in page
     assert (site/'search.js').stat().st_size > 100_000

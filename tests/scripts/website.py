@@ -127,15 +127,20 @@ def outside_code(text, change):
     "`change` all that is neither a block nor a span of code"
     return ''.join(o if i % 2 else change(o) for i,o in enumerate(CODE.split(text)))
 
+# what latex2mathml leaves as it is
+SIGNS = {'arg': r'\operatorname{arg}', 'langle': '⟨', 'rangle': '⟩'}
+
 def mathml(tex, block):
     from latex2mathml.converter import convert
     tex = re.sub(r'\\(?:tag|label)\{([^}]*)\}', r'\\qquad (\1)', tex)
+    for sign,instead in SIGNS.items(): tex = re.sub(rf'\\{sign}(?![a-zA-Z])', lambda m: instead, tex)
     res = convert(tex.strip(), display='block' if block else 'inline')
     def entities(m):
         sign = re.sub(r'\\([{}])', r'\1', html.unescape(m[1])) # a large brace keeps its backslash
         return ''.join(f'&#{ord(o)};' if o in '*_|\\`[]~^#&<>' else o for o in sign).join('><')
     res = re.sub('>([^<]+)<', entities, res)
-    return f'\n\n<div class="equation">{res}</div>\n\n' if block else res
+    # a line that begins with <math> would be taken for a block
+    return f'\n\n<div class="equation">{res}</div>\n\n' if block else f'<span>{res}</span>'
 
 def with_mathml(text):
     "Formulas as MathML, which browsers show without a script; code is kept out of the way meanwhile"
@@ -145,7 +150,7 @@ def with_mathml(text):
         return f'\x00{len(kept) - 1}\x00'
     text = CODE.sub(keep, text)
     text = re.sub(r'(?<!\\)\$\$(.+?)\$\$', lambda m: mathml(m[1], True), text, flags=re.S)
-    text = re.sub(r'(?<![\\\w$])\$(?!\s)([^$\n]+?|[^$]+?)(?<!\s)\$(?![\w$])', lambda m: mathml(m[1], False), text)
+    text = re.sub(r'(?<![\\$])\$(?!\s)((?:(?!\n\n)[^$])+?)(?<!\s)\$(?![\d$])', lambda m: mathml(m[1], False), text)
     return re.sub('\x00(\\d+)\x00', lambda m: kept[int(m[1])], text)
 
 def slug(text): return re.sub(r'[\s_-]+', '-', re.sub(r'[^\w\s-]', '', text.lower())).strip('-')
@@ -365,6 +370,13 @@ def faults(site):
     missing = {o.removesuffix('ipynb') + 'html' for o in pages()} - {o.relative_to(site).as_posix() for o in found}
     return res + [f'{o} is missing' for o in sorted(missing)]
 
+def unknown_signs(site):
+    "Commands of LaTeX that are left in formulas"
+    for file in sorted(site.rglob('*.html')):
+        for formula in re.findall('<math.*?</math>', file.read_text(encoding='utf-8'), flags=re.S):
+            left = re.search(r'(?:\\|&#92;)[a-zA-Z]+', formula)
+            if left: yield file.relative_to(site).as_posix(),left[0]
+
 def build(out=root/'_docs'):
     "Make the site and check it; `SystemExit` names what is wrong"
     out = Path(out)
@@ -376,6 +388,7 @@ def build(out=root/'_docs'):
     if res.returncode or not (out/'site/index.html').exists(): sys.exit(f'zensical: {res.stdout}{res.stderr}')
     without_network(out/'site')
     wrong = faults(out/'site')
+    wrong += [f'{o}: a formula with {sign}' for o,sign in unknown_signs(out/'site')]
     if wrong: sys.exit('\n'.join(wrong))
     return out/'site'
 
