@@ -75,7 +75,7 @@ def tests(args):
     with TemporaryDirectory() as folder:
         file,start = Path(folder)/'tests.xml',time.perf_counter()
         command = [sys.executable, '-m', 'pytest', 'tests/device', '-m', 'cuda', f'--junitxml={file}', '--tb=short']
-        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
         (args.out/'gpu_tests.log').write_text(said.stdout[-200_000:])
         suite,seconds = ElementTree.parse(file).getroot().find('testsuite'),time.perf_counter() - start
     numbers = {o: int(suite.get(o)) for o in ('tests', 'failures', 'errors', 'skipped')}
