@@ -247,15 +247,14 @@ def _fit(self:BMMFilterCallback):
         f'the values form no two groups (separation {self.mixture.separation:.1f}, noise rate '
         f'{self.noise_rate:.2f}), so nothing is flagged, '
         'dropped or weighed. Few labels may be wrong, or it is too early.')
-    if self.at_chance: self.problem = f'{self.at_chance}. So nothing is flagged, dropped or weighed.'
+    if self.at_chance: self.problem = f'{self.at_chance}. So nothing is flagged.'
     self._decide()
     self._note_history(values if self.mixture is None or self.mixture.noisy == 'low' else -values)
 
 @patch(as_prop=True)
 def separates(self:BMMFilterCallback)->bool:
-    "Did the last fit find two groups that can be told apart, the clean one not tiny, by a model above chance?"
-    two = self.mixture is not None and not self.mixture.is_unimodal and self.noise_rate < .9
-    return two and not self.at_chance
+    "Did the last fit find two groups that can be told apart, the clean one not tiny?"
+    return self.mixture is not None and not self.mixture.is_unimodal and self.noise_rate < .9
 
 @patch
 def _decide(self:BMMFilterCallback):
@@ -298,7 +297,7 @@ def to_frame(self:BMMFilterCallback)->pd.DataFrame:
         raise ValueError(f'No mixture has been fitted yet: train beyond the warm-up first, warmup={self.warmup}.')
     p = self.p_noisy.numpy()
     return pd.DataFrame(dict(sample_id=np.arange(len(p)), p_noisy=p,
-                             is_label_issue=(p > self.threshold) & self.separates))
+                             is_label_issue=(p > self.threshold) & self.separates & (not self.at_chance)))
 
 @patch
 def noise_probability(self:BMMFilterCallback)->np.ndarray: # (N,), NaN = not seen yet; None while no group of wrong labels stands out

@@ -259,11 +259,11 @@ def test_an_untrained_filter_and_estimate_say_that_nothing_can_be_told():
     with pytest.warns(UserWarning, match='by chance'):
         learn = blob_learner(cbs=BMMFilterCallback('loss', warmup=1), dls=blob_dls(400))
         learn.fit(1, 1e-9)
-    assert not learn.bmm.separates and learn.bmm.noise_probability() is None
     learn.bmm.mixture,learn.bmm.noise_rate = SimpleNamespace(is_unimodal=False),.3 # of the losses of a model at chance
-    assert not learn.bmm.separates
+    learn.bmm.p_noisy[:40] = .9
+    assert not learn.bmm.to_frame().is_label_issue.any() and learn.bmm.noise_probability() is None
     learn.bmm.at_chance = ''
-    assert learn.bmm.separates
+    assert learn.bmm.to_frame().is_label_issue.sum() >= 40
     dls = blob_dls(400)
     dls.loaders[1] = dls.loaders[0].new(shuffle=False)
     with pytest.raises(ValueError, match='undetermined: the model predicts'): estimate_noise(blob_learner(dls=dls))
