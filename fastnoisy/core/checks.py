@@ -33,7 +33,7 @@ def check_types(
     f, # A function whose parameters are annotated
     *args, **kwargs # What it is given
 ):
-    "A `TypeError` or `ValueError` for the first option that is not of the type `f` has for it; it names the option"
+    "A `ValueError` for the first option that is not of the type `f` has for it; it names the option"
     params = inspect.signature(f).parameters
     try: given = inspect.signature(f).bind(*args, **kwargs).arguments
     except TypeError: return # Python says it
@@ -44,8 +44,7 @@ def check_types(
             require(name != 'seed' or value >= 0, name, value, 'give an integer >= 0')
             continue
         or_none = ', or None' if default is None else ''
-        number = isinstance(value, Real) and not isinstance(value, bool)
-        raise (ValueError if number else TypeError)(f'{name}={value!r}: give {_KINDS[kind][1]}{or_none}.')
+        require(False, name, value, f'give {_KINDS[kind][1]}{or_none}')
 
 # %% ../../nbs/core/checks.ipynb #7dd324a2
 def renamed_argument(

@@ -340,7 +340,7 @@ def test_registered(): assert isinstance(METHODS['lilaw'].make()['cbs'], LiLAWCa
 # errors
 
 @pytest.mark.parametrize('kwargs, name', [
-    (dict(alpha=.5), 'alpha'), (dict(alpha='high'), 'three numbers'), (dict(alpha=5.), 'alpha, beta, delta'), (dict(beta=7.), 'alpha, beta, delta'), (dict(terms=()), 'terms'),
+    (dict(alpha=.5), 'alpha'), (dict(alpha='high'), "alpha='high': give a finite number"), (dict(alpha=5.), 'alpha, beta, delta'), (dict(beta=7.), 'alpha, beta, delta'), (dict(terms=()), 'terms'),
     (dict(terms='gamma'), 'terms'), (dict(lr=-1.), 'lr'), (dict(wd=(1., 2.)), 'wd'), (dict(warmup=-1), 'warmup'), (dict(meta_every=0), 'meta_every'),
     (dict(meta_bs=0), 'meta_bs'), (dict(meta_mode='test'), 'meta_mode')])
 def test_wrong_arguments(kwargs, name):

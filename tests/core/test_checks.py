@@ -8,31 +8,29 @@ from fastnoisy.core.method import MethodCallback
 
 class Method(MethodCallback):
     name = 'method'
-    def __init__(self, rate:float=.1, every:int=1, top:int=None, soft:bool=False, kind:str='a', other=None, seed:int=0):
+    def __init__(self, rate:float=.1, every:int=1, top:int=None, soft:bool=False, kind:str='a', other=None,
+                 seed:int=0):
         self.given = rate,every,top,soft,kind,other,seed
 
 @pytest.mark.parametrize('name, value', [
-    ('rate', 1), ('rate', np.float32(.5)), ('rate', True), ('every', np.int64(3)), ('top', None), ('top', 2),
-    ('soft', True), ('soft', np.bool_(True)), ('soft', 1), ('kind', 'b'), ('other', [math.nan]), ('other', 'x')])
+    ('rate', 1), ('rate', np.float32(.5)), ('rate', True), ('every', np.int64(3)), ('top', None), ('top', 2), ('soft', True),
+    ('soft', np.bool_(True)), ('soft', 1), ('kind', 'b'), ('other', [math.nan]), ('other', 'x')])
 def test_what_fits(name, value): assert value in Method(**{name: value}).given
 
-@pytest.mark.parametrize('name, value, error', [
-    ('rate', '1', TypeError), ('rate', None, TypeError), ('rate', math.nan, ValueError),
-    ('rate', -math.inf, ValueError), ('rate', torch.tensor(.5), TypeError), ('rate', 10**20, ValueError),
-    ('every', .5, ValueError), ('every', [1], TypeError),
-    ('top', 'a', TypeError), ('soft', 'yes', TypeError), ('soft', 2, ValueError),
-    ('soft', torch.tensor([1, 2]), TypeError), ('kind', 3, ValueError), ('kind', b'a', TypeError),
-    ('seed', -1, ValueError)])
-def test_what_does_not(name, value, error):
-    with pytest.raises(error, match=f'{name}=.*: give'): Method(**{name: value})
+@pytest.mark.parametrize('name, value', [
+    ('rate', '1'), ('rate', None), ('rate', math.nan), ('rate', -math.inf), ('rate', torch.tensor(.5)),
+    ('rate', 10**20), ('every', .5), ('every', [1]), ('top', 'a'), ('soft', 'yes'), ('soft', 2),
+    ('soft', torch.tensor([1, 2])), ('kind', 3), ('kind', b'a'), ('seed', -1)])
+def test_what_does_not(name, value):
+    with pytest.raises(ValueError, match=f'{name}=.*: give'): Method(**{name: value})
 
 def test_by_place_and_by_inheritance():
     class Sub(Method): pass
     class Own(Method):
         def __init__(self, rate:float=.2, **kwargs): super().__init__(rate, **kwargs)
-    with pytest.raises(TypeError, match='every='): Method(.1, 'x')
-    with pytest.raises(TypeError, match='every='): Sub(every='x')
-    with pytest.raises(TypeError, match='kind=|soft='): Own(soft='x')
+    with pytest.raises(ValueError, match='every='): Method(.1, 'x')
+    with pytest.raises(ValueError, match='every='): Sub(every='x')
+    with pytest.raises(ValueError, match='soft='): Own(soft='x')
     with pytest.raises(TypeError, match='unexpected keyword'): Method(foo=1) # Python's own
 
 def test_signatures_are_those_of_the_methods():
