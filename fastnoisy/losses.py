@@ -185,12 +185,10 @@ def _options(func, args, params):
     return {**options, **dict(zip(list(signature.parameters)[2:], args)), **params}
 
 def _reduced(losses, ignored, reduction):
-    """Sum, mean over the samples that are not ignored, or the losses themselves. A number is in 32 bits: fastai's
-    Recorder takes no other"""
+    "Sum, mean over the samples that are not ignored, or the losses themselves"
     if reduction == 'none': return losses
-    is_all = reduction == 'sum' or ignored is None
-    loss = getattr(losses, reduction)() if is_all else losses.sum() / (~ignored).sum()
-    return loss.float() if loss.dtype == torch.float64 else loss
+    if reduction == 'sum' or ignored is None: return getattr(losses, reduction)()
+    return losses.sum() / (~ignored).sum()
 
 # %% ../nbs/losses.ipynb #4525dbde
 class RobustLoss(nn.Module):

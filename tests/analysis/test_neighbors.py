@@ -239,6 +239,10 @@ def test_trust_that_is_no_number(weight):
     with pytest.raises(ValueError, match="weights: give numbers.*infinite"):
         knn_vote(cloud(), [0]*120, 3, weights=weights)
 
+def test_no_samples():
+    with pytest.raises(ValueError, match='labels: there are none'):
+        knn_vote(torch.zeros(0, 3), torch.zeros(0).long(), 1)
+
 def test_trust_beyond_32_bits():
     "Its scale does not matter, also where sums of it are no 32-bit numbers"
     y,w = torch.arange(120) % 3,torch.rand(120, generator=torch.Generator().manual_seed(0)).double()

@@ -145,3 +145,9 @@ def test_streams_of_views_whose_loader_sorts_or_drops(transform):
         ids,(x,y) = next(stream)
         assert torch.equal(x[:,0], ids.repeat(2)) and torch.equal(y, 7*ids.repeat(2) % 50)
         assert (x[:len(ids),1] != x[len(ids):,1]).all() # not the same look twice
+
+def test_a_torch_loader_without_a_full_batch():
+    "The sentence about it, whatever kind the loader is"
+    train = TorchDataLoader(Items(*blobs(5)), 16, drop_last=True)
+    with pytest.raises(ValueError, match='gives no batch: it has 5 samples, batches of 16'):
+        make('also', DataLoaders(train, make_dls().valid)).fit(1)

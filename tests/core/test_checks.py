@@ -13,8 +13,8 @@ class Method(MethodCallback):
         self.given = rate,every,top,soft,kind,other,seed
 
 @pytest.mark.parametrize('name, value', [
-    ('rate', 1), ('rate', np.float32(.5)), ('rate', True), ('every', np.int64(3)), ('top', None), ('top', 2), ('soft', True),
-    ('soft', np.bool_(True)), ('soft', 1), ('kind', 'b'), ('other', [math.nan]), ('other', 'x')])
+    ('rate', 1), ('rate', np.float32(.5)), ('rate', True), ('every', np.int64(3)), ('top', None), ('top', 2),
+    ('soft', True), ('soft', np.bool_(True)), ('soft', 1), ('kind', 'b'), ('other', [math.nan]), ('other', 'x')])
 def test_what_fits(name, value): assert value in Method(**{name: value}).given
 
 @pytest.mark.parametrize('name, value', [
