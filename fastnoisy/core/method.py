@@ -316,6 +316,7 @@ def own_step(self:SampleCallback):
 
 @patch
 def after_loss(self:SampleCallback):
+    if self.learn.loss.dtype == torch.float64: self.learn.loss = self.learn.loss.float() # the Recorder takes no other
     if self._own: return self._note_own_step()
     loss_func,mixer = unmixed(self.learn.loss_func)
     losses = self.learn.sample_loss = self.labels.losses(loss_func, self.pred)
