@@ -34,6 +34,8 @@ from fastnoisy.callback.elr import ELRCallback
 from fastnoisy.callback.knn import KNNCorrectionCallback
 from fastnoisy.callback.lilaw import LiLAWCallback
 from fastnoisy.callback.m_correction import MCorrectionCallback
+from fastnoisy.callback.planted import PlantedErrorsCallback
+from fastnoisy.callback.transition import TransitionCallback, VolMinNetCallback
 from fastnoisy.cli import main as command_line
 from fastnoisy.core.method import MethodCallback
 from helpers import K, LR, N, Items, blobs, linear, make, make_dls, methods_in, states, weights_of
@@ -104,7 +106,8 @@ def checkpoints(rng, folder):
 # numbers out of range
 
 CALLBACKS = (ALSOCallback, BMMFilterCallback, CoTeachingCallback, TwoModelConfidenceCallback, DivideMixCallback,
-             DynamicsCallback, ELRCallback, KNNCorrectionCallback, LiLAWCallback, MCorrectionCallback)
+             DynamicsCallback, ELRCallback, KNNCorrectionCallback, LiLAWCallback, MCorrectionCallback,
+             PlantedErrorsCallback, TransitionCallback, VolMinNetCallback)
 HOSTILE = (-1, 0, 1, 2, .5, 1e-30, 1e30, -1e30, math.nan, math.inf, -math.inf, 10**20, True, None, '', 'a', '5', [],
            [1, 2], (), {}, b'x', np.float32(.5), np.int64(3), torch.tensor(.5), torch.tensor([1., 2.]), object)
 CLEAR = ValueError,TypeError,NotImplementedError

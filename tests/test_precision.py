@@ -10,6 +10,9 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
 from fastnoisy.all import *
 from fastnoisy.analysis.neighbors import embed
+from fastnoisy.core import loaders, sample_ids
+from fastnoisy.core.ignored import least_label
+from fastnoisy.core.method import SampleCallback
 from helpers import LR, linear, make, make_dls, weights_of
 from settings import battery, setting
 
@@ -178,7 +181,19 @@ def waits(monkeypatch):
                 return own(self, *args, **kwargs)
             m.setattr(torch.Tensor, name, counted)
         m.setattr(torch.Tensor, 'is_cpu', False) # the losses look at the values of targets on a CPU only
+        for module in loaders,sample_ids: m.setattr(module, 'least_label', before_sending(count, least_label))
+        m.setattr(loaders, 'views_of', before_sending(count, loaders.views_of))
+        m.setattr(SampleCallback, 'each_once', property(before_sending(count, SampleCallback.each_once.fget)))
         yield count
+
+def before_sending(count, f):
+    "`f` looks at a batch, or at its ids, that are not on the device yet; tests/device shows that they are not"
+    def quiet(*args):
+        n = count.n
+        res = f(*args)
+        count.n = n
+        return res
+    return quiet
 
 class InSteps(Callback):
     "Counts within the training batches of the last epoch"

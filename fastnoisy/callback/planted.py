@@ -38,6 +38,11 @@ def _name_of_training(own):
     names = [m.name for m in methods_of(own.learn.cbs) if m is not own and _changes(m)]
     return ' and '.join(names) or 'plain'
 
+def _of_all(planted):
+    "The errors of the first process, which are those of all"
+    labels,kind = (from_first(torch.as_tensor(o).long()).numpy() for o in (planted.labels, planted.kind))
+    return Planted(planted.given, labels, kind.astype(np.int8))
+
 def _plant(learn, share, seed):
     p = _features_of(learn)
     if p.targets is None: raise TypeError('PlantedErrorsCallback needs one class id per sample.')
@@ -67,7 +72,7 @@ class PlantedErrorsCallback(MethodCallback):
 
     def begin_fit(self):
         n = len(self.dls.train.dataset)
-        if self.planted is None: self.planted = from_first(_plant(self.learn, self.share, self.seed))
+        if self.planted is None: self.planted = _of_all(_plant(self.learn, self.share, self.seed))
         if len(self.planted.given) != n: raise ValueError(
             f'Errors were planted in {len(self.planted.given)} training samples, and now there are {n}: use a new '
             'PlantedErrorsCallback for another training set.')

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from fastcore.basics import patch
 from ..analysis.noise_rate import MIN_LABELS, n_valid
-from ..analysis.transition import (ESTIMATORS, TransitionMatrix, backward_labels, estimate_transition,
-                                           fit_noise)
+from ..analysis.transition import ESTIMATORS, TransitionMatrix, backward_labels, estimate_transition, fit_noise
 from ..analysis.transition import forward_logits, forward_weights
 from ..core.checkpoint import class_names
 from ..core.checks import require
@@ -74,12 +73,12 @@ class TransitionCallback(MethodCallback):
     def __init__(self,
         T=None, # `TransitionMatrix` or (K, K) array, T[i, j] = P(given=j | true=i); default estimated after the warm-up
         use:str='forward', # 'forward', 'reweight' or 'backward'
-        by:str='em', # How it is estimated: 'em', 'count', 'anchor' or 'dual-t'
+        by:str='em', # How it is estimated: 'em', 'count', 'anchor', 'confident' or 'dual-t'
         warmup:float=.1, # Epochs of plain training before that, >= 1, counted over all fits; or a share of the fit, in (0, 1)
     ):
-        estimators = [o for o in ESTIMATORS if o != 'trusted']
+        estimators = [o for o in ESTIMATORS if o not in ('hoc', 'trusted')]
         require(use in USES, 'use', use, f'give one of {USES}')
-        require(by in estimators, 'by', by, f'give one of {estimators}; for trusted labels T=estimate_transition(...)')
+        require(by in estimators, 'by', by, f'give one of {estimators}; for the others T=estimate_transition(...)')
         self.use,self.by = use,by
         self.warmup = check_phase('warmup', warmup, 1)
         self.is_given,self.matrix,self.in_force = T is not None,None,None

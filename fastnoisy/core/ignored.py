@@ -30,8 +30,8 @@ def least_label(
 )->int: # None where it cannot be told without waiting for a device
     "The smallest class id in a batch that is still on the CPU; other integers than labels may be smaller"
     ids = [o for o in batch[1:] if _are_ids(o) and len(o)] if isinstance(batch, (tuple, list)) else []
-    if not all(o.is_cpu for o in ids): return None
-    return min((int(o.min()) for o in ids), default=None)
+    if any(o.device.type != 'cpu' for o in ids): return None
+    return min((int(o.as_subclass(Tensor).numpy().min()) for o in ids), default=None)
 
 def ignored_rows(
     yb:tuple, # Targets of a batch
@@ -49,18 +49,15 @@ def ignored_rows(
 # %% ../../nbs/core/ignored.ipynb #b82f27fa
 def some_rows(
     batch, # Tensors (B, ...), and tuples, lists or dictionaries of them
-    rows:Tensor, # (B,), bool; or places, with `n`
-    n:int=None, # B; default as long as `rows`
+    rows:Tensor, # (B,), bool
 ): # As `batch`
     "A part of the samples of a batch; a `TypeError` where a part of it is no table of samples"
-    n = len(rows) if n is None else n
-    if isinstance(batch, Tensor) and batch.dim() and len(batch) == n: return batch[rows.to(batch.device)]
-    parts = [some_rows(o, rows, n) for o in batch] if isinstance(batch, (tuple, list)) else None
-    if parts is not None: return type(batch)(*parts) if hasattr(batch, '_fields') else type(batch)(parts)
-    if isinstance(batch, dict): return {k: some_rows(v, rows, n) for k,v in batch.items()}
-    raise TypeError(f'Some labels are the `ignore_index` of the loss, or some views are missing, but '
-                    f'{type(batch).__name__} is no tensor with one row for each of the {n} samples, so they cannot be '
-                    'taken out of the batch: leave them out of the data set.')
+    if isinstance(batch, Tensor) and batch.dim() and len(batch) == len(rows): return batch[rows.to(batch.device)]
+    if isinstance(batch, (tuple, list)): return type(batch)([some_rows(o, rows) for o in batch])
+    if isinstance(batch, dict): return {k: some_rows(v, rows) for k,v in batch.items()}
+    raise TypeError(f'Some labels are the `ignore_index` of the loss, but {type(batch).__name__} is no tensor with one '
+                    f'row for each of the {len(rows)} samples, so they cannot be taken out of the batch: leave them '
+                    'out of the data set.')
 
 def is_too_small(
     n:int, # Samples that are left

@@ -81,7 +81,7 @@ def drawn(n=6000, sharp=8.):
     z = sharp*F.one_hot(true, 3) + torch.randn(n, 3, generator=g)
     return z, true, torch.multinomial(T[true], 1, generator=g)[:,0]
 
-@pytest.mark.parametrize('by', ['em', 'count'])
+@pytest.mark.parametrize('by', ['em', 'count', 'confident'])
 def test_estimates_by_a_model_of_the_true_class(by):
     z,true,given = drawn()
     torch.testing.assert_close(estimate_transition(z, given, by).T, T, atol=.04, rtol=0)
@@ -94,6 +94,15 @@ def test_estimates_by_a_model_of_the_given_label(by):
         noisy = (z.softmax(1) @ torch.eye(3)).log()
     known = torch.where(torch.arange(len(true)) % 10 == 0, true, -1)
     torch.testing.assert_close(estimate_transition(noisy, given, by, true=known).T, T, atol=.04, rtol=0)
+
+def test_hoc_needs_features_and_no_model():
+    z,true,given = drawn(1500)
+    with pytest.raises(ValueError, match="by='hoc' needs features"): estimate_transition(z, given, 'hoc')
+    features = F.one_hot(true, 3) + .1*torch.randn(1500, 3, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(estimate_transition(z*0, given, 'hoc', features=features).T, T, atol=.08, rtol=0)
+
+def test_trusted_needs_true_labels():
+    with pytest.raises(ValueError, match="by='trusted' needs true"): estimate_transition(*drawn(60)[::2], 'trusted')
 
 def test_estimates_leave_their_input_alone():
     p = torch.rand(50, 3).softmax(1)
