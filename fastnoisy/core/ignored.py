@@ -49,15 +49,18 @@ def ignored_rows(
 # %% ../../nbs/core/ignored.ipynb #b82f27fa
 def some_rows(
     batch, # Tensors (B, ...), and tuples, lists or dictionaries of them
-    rows:Tensor, # (B,), bool
+    rows:Tensor, # (B,), bool; or places, with `n`
+    n:int=None, # B; default as long as `rows`
 ): # As `batch`
     "A part of the samples of a batch; a `TypeError` where a part of it is no table of samples"
-    if isinstance(batch, Tensor) and batch.dim() and len(batch) == len(rows): return batch[rows.to(batch.device)]
-    if isinstance(batch, (tuple, list)): return type(batch)([some_rows(o, rows) for o in batch])
-    if isinstance(batch, dict): return {k: some_rows(v, rows) for k,v in batch.items()}
-    raise TypeError(f'Some labels are the `ignore_index` of the loss, but {type(batch).__name__} is no tensor with one '
-                    f'row for each of the {len(rows)} samples, so they cannot be taken out of the batch: leave them '
-                    'out of the data set.')
+    n = len(rows) if n is None else n
+    if isinstance(batch, Tensor) and batch.dim() and len(batch) == n: return batch[rows.to(batch.device)]
+    parts = [some_rows(o, rows, n) for o in batch] if isinstance(batch, (tuple, list)) else None
+    if parts is not None: return type(batch)(*parts) if hasattr(batch, '_fields') else type(batch)(parts)
+    if isinstance(batch, dict): return {k: some_rows(v, rows, n) for k,v in batch.items()}
+    raise TypeError(f'Some labels are the `ignore_index` of the loss, or some views are missing, but '
+                    f'{type(batch).__name__} is no tensor with one row for each of the {n} samples, so they cannot be '
+                    'taken out of the batch: leave them out of the data set.')
 
 def is_too_small(
     n:int, # Samples that are left
