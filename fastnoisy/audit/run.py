@@ -16,13 +16,9 @@ from fastai.callback.schedule import fit_one_cycle, fine_tune
 from fastai.torch_core import default_device
 from ..core.checkpoint import whole_file
 from ..core.rng import isolated_rng
-from ..callback.also import ALSOCallback
-from ..callback.bmm import BMMFilterCallback
 from ..analysis.report.table import NoiseReport
 from ..analysis.report.page import harmless, quoting_for
 from .learners import labelled_learner
-from ..analysis.report.table import NoiseReport
-from ..analysis.report.page import harmless
 from .planted import recipe, train_with_planted_errors
 from .apply import Applied, all_arrays, apply_decisions, corrected_csv, corrected_npz, origin_of
 from ..analysis.report.decisions import is_decisions

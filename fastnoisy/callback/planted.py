@@ -18,16 +18,11 @@ from ..core.distributed import from_first
 from ..core.learner import methods_of
 from ..core.method import MethodCallback, MethodHooks
 from ..core.modules import state_device
-from ..core.predict import predict
+from ..core.predict import predict_with_features
 from ..core.sample_loss import class_ids, class_logits
 from ..core.tables import SampleTable
 
 # %% ../../nbs/callback/planted.ipynb #b403c55d
-def _features_of(learn):
-    "Predictions with features where the model has a linear layer that makes the prediction"
-    try: return predict(learn, features=True)
-    except ValueError: return predict(learn)
-
 _ACTS = 'batch_labels','batch_weights','keep_samples','batch_loss','batch_penalty','edit_gradients'
 
 def _changes(method):
@@ -44,7 +39,7 @@ def _of_all(planted):
     return Planted(planted.given, labels, kind.astype(np.int8))
 
 def _plant(learn, share, seed):
-    p = _features_of(learn)
+    p = predict_with_features(learn)
     if p.targets is None: raise TypeError('PlantedErrorsCallback needs one class id per sample.')
     given,features = class_ids(p.targets).numpy(),p.features
     if features is not None and not features.isfinite().all(): features = None # some could not be read

@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 import fastnoisy
 from ...core.learner import MethodLearner
-from ...core.predict import predict
+from ...core.predict import predict_with_features
 from ...core.sample_loss import class_ids, class_logits
 from ..ranking import to_quality
 from ...core.quality import ask, methods_that_answer, verdict_of
@@ -243,11 +243,6 @@ def _sum_up(report, learn, p, given, suggested):
     def row(o): return dict(n=len(o), n_issues=int(o.sum()), noise_rate=o.mean() if len(o) else math.nan)
     report.per_class = pd.DataFrame([row(o) for o in by_class], index=pd.Index(vocab, name='given_label'))
 
-def _predicted(learn):
-    "Predictions, with features where the model has a layer for them"
-    try: return predict(learn, features=True, progress=False)
-    except ValueError: return predict(learn)
-
 def _known_rows(features):
     "The features, the mean in place of what could not be read; None where there are none"
     if features is None or not features.isfinite().any(): return None
@@ -267,7 +262,7 @@ def noise_report(
 )->NoiseReport:
     "What the training says about its labels. After any training; best with `ALSOCallback()` and `BMMFilterCallback()`"
     _check_has_data(learn)
-    p = _predicted(learn)
+    p = predict_with_features(learn, progress=False)
     if p.losses is None: raise TypeError(
         f'loss_func {learn.loss_func} can only be averaged, but the report needs the loss of each sample.')
     given,probs,losses = class_ids(p.targets).numpy(),class_logits(p.logits).softmax(1).numpy(),p.losses.numpy()
