@@ -6,24 +6,15 @@
 __all__ = ['KINDS', 'bootstrapped', 'MCorrectionCallback']
 
 # %% ../../nbs/callback/m_correction.ipynb #fff53244
-import warnings
 from numbers import Real
-import numpy as np
-import pandas as pd
 import torch
-from fastcore.basics import patch
 from torch import Tensor
-from ..analysis.splitter import has_two_modes, split_clean
-from .divide_mix import class_shares, label_probs
-from ..core.checkpoint import class_names
+from .division import DivisionCallback, label_probs
 from ..core.checks import require
-from ..core.method import MethodCallback
 from ..core.mixing import prior_divergence
 from ..core.modules import state_device
-from ..core.predict import predict
 from ..core.registry import register_method
-from ..core.sample_loss import class_ids, class_logits
-from ..core.schedule import check_phase, phase_epochs
+from ..core.sample_loss import class_logits
 
 # %% ../../nbs/callback/m_correction.ipynb #f0517382
 KINDS = 'hard','soft'
@@ -40,40 +31,29 @@ def bootstrapped(
     return torch.where(w > 0, (1 - w)*label + w*said, label)
 
 # %% ../../nbs/callback/m_correction.ipynb #8f62c7e6
-def _refuse(n_was, names_were, n, names):
-    remedy = 'use a new MCorrectionCallback for another training set'
-    if n_was != n: raise ValueError(f'The labels are of {n_was} training samples, and now there are {n}: {remedy}.')
-    raise ValueError(f'The labels are of the classes {names_were}, and now they are {names}: {remedy}.')
-
-# %% ../../nbs/callback/m_correction.ipynb #627e1462
-class MCorrectionCallback(MethodCallback):
+class MCorrectionCallback(DivisionCallback):
     "Replace each label by the prediction as far as a mixture of the losses doubts it (Arazo et al. 2019)"
     name,priority = 'm_correction',24
+    kept = (*DivisionCallback.kept, 'labels')
     def __init__(self,
         warmup:float=.1, # Epochs of plain training, >= 1, counted over all fits; or a share of the fit's epochs, in (0, 1)
         kind:str='hard', # 'hard': towards the predicted class; 'soft': towards the predicted probabilities
         penalty:float=1., # Weight of the divergence from the class prior, >= 0
         by='beta', # How losses are split, see `split_clean`
     ):
-        self.warmup = check_phase('warmup', warmup, 1)
+        super().__init__(warmup, by)
         require(kind in KINDS, 'kind', kind, f'give one of {KINDS}')
         require(isinstance(penalty, Real) and penalty >= 0, 'penalty', penalty, 'give a number >= 0')
-        self.kind,self.penalty,self.by = kind,penalty,by
-        self.n_epochs,self.separates = 0,False
-        self.p_noisy,self.in_force = None,None
+        self.kind,self.penalty = kind,penalty
+        self.in_force = None
 
-    def begin_fit(self):
-        self._check_data(len(self.dls.train.dataset), class_names(self.dls))
-        self._first,self._looks = phase_epochs(self.warmup, self.learn.n_epoch),0
-        self.on_fit_end(self._warn)
-
-    def _check_data(self, n, names):
-        if self.p_noisy is None: self.names = names
-        elif (len(self.p_noisy), self.names) != (n, names): _refuse(len(self.p_noisy), self.names, n, names)
+    def refined(self, p_clean, probs):
+        self.labels = bootstrapped(self.given, probs, 1 - p_clean, self.kind)
+        return self.labels
 
     def before_train(self):
         "What the batches need, on the device of the model; None as long as all labels are the given ones"
-        acts = self.separates and self.n_epochs >= self._first and (self.p_noisy > 0).any()
+        acts = self.acts and (self.p_clean < 1).any()
         device = state_device(self.model)
         self.in_force = self.labels.to(device) if acts else None
         if acts: self._prior = self.prior.to(device)
@@ -88,67 +68,6 @@ class MCorrectionCallback(MethodCallback):
         mean = probs.mean(0)
         whole = self.gather_batch(probs)[1].mean(0) # of all processes; the gradient is that of the own part
         return self.penalty*prior_divergence((mean + (whole - mean).detach())[None], self._prior)
-
-    def after_train(self):
-        if self.is_lr_find: return
-        self.n_epochs += 1
-        if self.n_epochs >= self._first: self._look()
-
-# %% ../../nbs/callback/m_correction.ipynb #71573f50
-@patch
-def _look(self:MCorrectionCallback):
-    "Correct the labels; where the losses form one group, an earlier correction stays"
-    found,self._looks = predict(self.learn),self._looks + 1
-    separate = has_two_modes(found.losses, self.by)
-    if self.separates and not separate: return
-    self.given,probs = class_ids(found.targets),class_logits(found.logits).softmax(1)
-    self.p_noisy = 1 - torch.from_numpy(split_clean(found.losses, self.by)).float()
-    self.labels = bootstrapped(self.given, probs, self.p_noisy, self.kind)
-    self.prior,self.separates = class_shares(self.given, probs.shape[1]),separate
-
-@patch
-def _warn(self:MCorrectionCallback):
-    if self._looks and not self.separates: warnings.warn(
-        'MCorrectionCallback: the losses never formed two groups, so no label was corrected. Train longer, '
-        'or lower the learning rate; or perhaps hardly any label is wrong.')
-
-# %% ../../nbs/callback/m_correction.ipynb #41cca713
-@patch
-def noise_probability(self:MCorrectionCallback)->np.ndarray: # (N,), NaN = unknown; None while the losses form one group
-    "Probability of a wrong label"
-    return self.p_noisy.numpy() if self.separates else None
-
-@patch
-def label_quality(self:MCorrectionCallback)->np.ndarray: # (N,), in [0, 1]; None while the losses form one group
-    "Probability of a right label"
-    return 1 - self.p_noisy.numpy() if self.separates else None
-
-@patch
-def suggested_labels(self:MCorrectionCallback)->np.ndarray: # (N,), -1 = not read; None while the losses form one group
-    "The class with the largest share of the corrected label"
-    return self.to_frame().suggested_label.values if self.separates else None
-
-@patch
-def to_frame(self:MCorrectionCallback)->pd.DataFrame:
-    """One row per sample: sample_id, p_noisy (NaN = not read), is_label_issue, given_label, suggested_label
-    (-1 = not read)"""
-    if self.p_noisy is None: raise ValueError(
-        f'No mixture has been fitted yet: train beyond the warm-up first, warmup={self.warmup}.')
-    p,suggested = self.p_noisy.numpy(),torch.where(self.given < 0, -1, self.labels.argmax(1)).numpy()
-    issue = (p > .5) & self.separates
-    labels = dict(given_label=self.given.numpy(), suggested_label=suggested)
-    return pd.DataFrame(dict(sample_id=np.arange(len(p)), p_noisy=p, is_label_issue=issue, **labels))
-
-_KEPT = 'n_epochs','p_noisy','separates','given','labels','prior','names'
-
-@patch
-def state_dict(self:MCorrectionCallback):
-    return {o: getattr(self, o) for o in (_KEPT if self.p_noisy is not None else _KEPT[:1])}
-
-@patch
-def load_state_dict(self:MCorrectionCallback, sd):
-    if 'p_noisy' not in sd: self.p_noisy,self.separates = None,False
-    for k,v in sd.items(): setattr(self, k, v)
 
 # %% ../../nbs/callback/m_correction.ipynb #be11410e
 register_method('m-correction', lambda **options: dict(cbs=MCorrectionCallback(**options)),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['can_unreduce', 'loss_of', 'sample_losses', 'class_ids', 'class_logits', 'Labels', 'soft_losses', 'TracedTargets',
-           'traced', 'unmixed', 'weighted_loss']
+           'traced', 'unmixed', 'note_partners', 'noted_partners', 'weighted_loss']
 
 # %% ../../nbs/core/sample_loss.ipynb #b023ec2d
 import inspect
@@ -143,6 +143,27 @@ def unmixed(
     "The loss under a MixUp-like callback (fastai's or tsai's), and that callback"
     mixer = getattr(loss_func, '__self__', None)
     return (mixer.old_lf, mixer) if hasattr(mixer, 'old_lf') and hasattr(mixer, 'yb1') else (loss_func, None)
+
+def note_partners(
+    learn, # `Learner`
+):
+    "For `before_batch`: where MixUp will blend, it leaves a trace of whom it blends"
+    y,*rest = learn.yb
+    is_mixed = hasattr(getattr(learn.loss_func, '__self__', None), 'old_lf')
+    if is_mixed and not hasattr(y, 'rows'): learn.yb = (traced(y), *rest)
+
+def noted_partners(
+    loss_func, # `learn.loss_func`
+    like:Tensor, # (B, K), on the device of the batch
+    owner:str, # Who asks, for the error
+): # Share of the first sample in each blend, (B, 1) or (1, 1), and row of its partner, (B,); or None, None
+    "How MixUp blended the batch after `note_partners`"
+    _,mixer = unmixed(loss_func)
+    if mixer is None: return None,None
+    rows = getattr(mixer.yb1[0], 'rows', None)
+    if rows is None: raise ValueError(
+        f'{type(mixer).__name__} blends samples in a way of its own, and does not say which: leave it or {owner} out.')
+    return torch.as_tensor(mixer.lam).to(like).view(-1, 1), rows
 
 # %% ../../nbs/core/sample_loss.ipynb #fb60dbe6
 def weighted_loss(

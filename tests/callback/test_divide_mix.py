@@ -8,8 +8,9 @@ from fastai.callback.tracker import SaveModelCallback
 from fastai.basics import Callback, CrossEntropyLossFlat, SGD
 from fastai.callback.training import GradientAccumulation
 from fastnoisy.callback.dynamics import DynamicsCallback
-from fastnoisy.callback.divide_mix import (VIEWS, DivideMixCallback, can_blend, class_shares, labelled_part,
-                                           mean_probs, label_probs, refined_labels, guess_mse)
+from fastnoisy.callback.divide_mix import (DivideMixCallback, Halves, VIEWS, can_blend, guess_mse, labelled_part,
+                                           mean_probs)
+from fastnoisy.callback.division import class_shares, label_probs, refined_labels
 from helpers import LR, N, linear, make, make_dls, weights_of
 from settings import divide_mix
 
@@ -93,15 +94,15 @@ def test_a_step_is_cross_entropy_on_refined_labels():
         order,run_valid = -50,False
         def before_batch(self):
             if not steps: steps.append([deepcopy(m.state_dict()) for m in (self.model, cb.peer.model)])
-    draws,own_draw = [],DivideMixCallback._draw
-    def noted(self, stream):
-        draws.append(own_draw(self, stream))
+    draws,own_draw = [],Halves.draw
+    def noted(self, part):
+        draws.append(own_draw(self, part))
         return draws[-1]
     seen = Seen()
     try:
-        DivideMixCallback._draw,p_clean = noted,cb.p_clean.clone()
+        Halves.draw,p_clean = noted,cb.p_clean.clone()
         learn.fit(1, LR, cbs=[ByHand(), seen])
-    finally: DivideMixCallback._draw = own_draw
+    finally: Halves.draw = own_draw
     total = 0.
     for k,(ids,xb,y) in enumerate(draws[:2]): # no unlabelled half
         model = linear()
@@ -120,21 +121,15 @@ def test_each_network_gets_the_division_of_the_other():
     learn = fitted(divide_mix(), n=1)
     cb = learn.divide_mix
     cb.p_clean = torch.stack([(torch.arange(N) % 2).float(), 1 - (torch.arange(N) % 2).float()])
-    cb.min_per_class,drawn = 1,[set(), set()]
-    own_mixmatch,own_draw = DivideMixCallback._mixmatch,DivideMixCallback._draw
-    def mixmatch(self, k):
-        self._now = k,0
-        return own_mixmatch(self, k)
-    def draw(self, stream):
-        k,part = self._now
-        self._now = k,part + 1
-        res = own_draw(self, stream)
-        if part == 0: drawn[k].update(res[0].tolist())
+    cb.min_per_class,drawn,own_draw = 1,{},Halves.draw
+    def draw(self, part):
+        res = own_draw(self, part)
+        if part == 0: drawn.setdefault(cb._halves.index(self), set()).update(res[0].tolist())
         return res
     try:
-        DivideMixCallback._mixmatch,DivideMixCallback._draw = mixmatch,draw
+        Halves.draw = draw
         learn.fit(1, LR)
-    finally: DivideMixCallback._mixmatch,DivideMixCallback._draw = own_mixmatch,own_draw
+    finally: Halves.draw = own_draw
     assert {i % 2 for i in drawn[0]} == {0} and {i % 2 for i in drawn[1]} == {1} # p_clean[1] and p_clean[0]
 
 def test_networks_differ_and_both_learn():

@@ -44,7 +44,7 @@ def test_no_doubt_is_plain_training():
     assert torch.equal(weights_of(fitted(MCorrectionCallback(warmup=1, by=1e9), n=3).model), plain)
     assert torch.equal(weights_of(fitted(MCorrectionCallback(warmup=3), n=3).model), plain)
     learn = fitted(m_correction(), n=1)
-    learn.m_correction.p_noisy.zero_()
+    learn.m_correction.p_clean.fill_(1.)
     learn.m_correction.by = 1e9
     learn.fit(2, LR)
     assert learn.m_correction.in_force is None
@@ -97,7 +97,7 @@ def test_constant_losses():
     again = make('ce', cbs=[MCorrectionCallback(warmup=1)])
     again.loss_func = Constant()
     again.fit(2, LR)
-    assert not again.m_correction.separates and (again.m_correction.p_noisy == 0).all()
+    assert not again.m_correction.separates and (again.m_correction.p_clean == 1).all()
 
 def test_one_warning():
     with warnings.catch_warnings(record=True) as seen:
