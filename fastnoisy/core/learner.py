@@ -20,6 +20,7 @@ from fastai.torch_core import rank_distrib, to_cpu, trainable_params
 from fastcore.basics import noop
 from fastcore.foundation import L
 from fastcore.xtras import join_path_file
+from .batch_order import noted
 from .checkpoint import (check_head, file_head, plain, random_state, saved_state, set_random_state,
                                        whole_file)
 from .distributed import any_device, process_rank
@@ -152,7 +153,7 @@ class _MethodFit:
 
     def _split(self, b):
         super()._split(b)
-        if 'sample' in vars(self): self.sample.loaded = self.xb,self.yb # to see whether somebody moves the samples
+        if 'sample' in vars(self): self.sample.loaded = noted(self.xb, self.yb) # to see whether somebody moves the samples
 
     def _do_one_batch(self):
         "A method may take the training step into its own hands, and another network than the model may answer"
