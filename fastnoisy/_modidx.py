@@ -1904,6 +1904,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                           'fastnoisy/callback/transition.py'),
                                                'fastnoisy.callback.transition.VolMinNetCallback._to': ( 'callback/transition.html#volminnetcallback._to',
                                                                                                         'fastnoisy/callback/transition.py'),
+                                               'fastnoisy.callback.transition.VolMinNetCallback.after_train': ( 'callback/transition.html#volminnetcallback.after_train',
+                                                                                                                'fastnoisy/callback/transition.py'),
                                                'fastnoisy.callback.transition.VolMinNetCallback.batch_loss': ( 'callback/transition.html#volminnetcallback.batch_loss',
                                                                                                                'fastnoisy/callback/transition.py'),
                                                'fastnoisy.callback.transition.VolMinNetCallback.batch_penalty': ( 'callback/transition.html#volminnetcallback.batch_penalty',

@@ -189,6 +189,11 @@ class VolMinNetCallback(MethodCallback):
 
     def batch_penalty(self): return self.lam*learnt_matrix(self.w).slogdet().logabsdet if self.lam else None
 
+    def after_train(self):
+        if self.w.isfinite().all() or self.is_lr_find: return
+        raise ValueError(f'The transition matrix has become NaN: lower its learning rate (lr={self.lr}) or the weight '
+                         f'of its volume (lam={self.lam}), unless the loss itself was NaN before.')
+
     @property
     def matrix(self)->TransitionMatrix: # None before the first fit
         "What the matrix is now"
