@@ -2,23 +2,33 @@
 Prints for each area how many cases there were, how many held, how many were refused by name (an error that says what
 is wrong), and one line to repeat each that broke: `--seed N --cases 1`. `test_adversarial.py` runs a few of each area;
 what a long run finds becomes a test of its own."""
-import argparse, contextlib, csv, inspect, io, json, math, os, pickle, random, re, shutil, signal, tempfile, time
-import traceback, warnings
+import argparse, contextlib, csv, inspect, io, json, math, os, pickle, random, re, resource, shutil, signal, socket
+import tempfile, time, traceback, warnings
+from functools import partial
+from operator import getitem
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader as TorchDataLoader
-from fastai.basics import Callback, CrossEntropyLossFlat, DataLoaders, Learner, TfmdDL
+from fastai.basics import Callback, Categorize, CrossEntropyLossFlat, DataLoaders, Datasets, Learner, TfmdDL
 from fastai.callback.core import CancelBatchException, CancelEpochException, CancelFitException
 from fastai.callback.core import CancelStepException, CancelTrainException
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.tracker import SaveModelCallback
 from fastai.callback.training import GradientAccumulation, GradientClip
+from fastai.distributed import *
+from fastai.text.core import BaseTokenizer, Tokenizer
+from fastai.text.data import Numericalize, SortedDL, pad_input_chunk
+from fastai.text.learner import TextLearner, get_text_classifier
+from fastai.text.models.awdlstm import AWD_LSTM, awd_lstm_clas_config
 import fastnoisy.losses as losses_module
+from fastnoisy.analysis.label_issues import find_label_issues
 from fastnoisy.analysis.mixture import BetaMixture, GaussianMixture
 from fastnoisy.analysis.neighbors import knn_vote
+from fastnoisy.analysis.report.decisions import DECISIONS
+from fastnoisy.analysis.report.exports import from_label_studio, to_datalab, to_label_studio
 from fastnoisy.analysis.report.page import _table
 from fastnoisy.analysis.report.table import NoiseReport, noise_report
 from fastnoisy.analysis.report.page import quoting_for
@@ -38,8 +48,10 @@ from fastnoisy.callback.planted import PlantedErrorsCallback
 from fastnoisy.callback.transition import TransitionCallback, VolMinNetCallback
 from fastnoisy.cli import main as command_line
 from fastnoisy.core.method import MethodCallback
+from fastnoisy.noise.human import HumanNoise, annotator_noise, read_labels
 from helpers import K, LR, N, Items, blobs, linear, make, make_dls, methods_in, states, weights_of
-from settings import VARIANTS, battery
+from reports import small_report
+from settings import VARIANTS, battery, setting
 
 AREAS = {}
 EVENTS = '''before_fit before_epoch before_train before_batch after_pred after_loss before_backward after_backward
@@ -76,6 +88,8 @@ def stops(rng, folder):
     before,names = looks(learn),{*vars(learn)}
     try: learn.fit(3, LR, cbs=Stops(event, exc, epoch, order))
     except exc: pass
+    except AttributeError as e: # fastai's Recorder, which was not told that an epoch has begun
+        if event != 'before_epoch' or "no attribute 'log'" not in str(e): raise
     assert looks(learn) == before, 'the Learner has changed'
     left = {'sample_ids', 'sample_loss', 'sample_weight', 'fit_exit', '_do_fit'} & ({*vars(learn)} - names)
     assert not left, f'left behind: {left}'
@@ -247,6 +261,19 @@ def labels(rng, folder):
 
 # batches
 
+class Moves(Callback):
+    """Moves the samples of a batch: inputs and labels, each as new tensors or in place. `order`: not between those of the
+    core and of `KnowsIds`, which would see it first"""
+    run_valid,n_moved = False,0
+    def __init__(self, rng, order): self.rng,self.order = rng,order
+    def before_batch(self):
+        n = len(self.yb[0])
+        rows = torch.tensor(self.rng.sample(range(n), n))
+        self.n_moved += not torch.equal(self.yb[0][rows], self.yb[0]) # labels that are equal may change places
+        for name,o in (('xb', self.xb[0]), ('yb', self.yb[0])):
+            if self.rng.random() < .5: o.copy_(o[rows])
+            else: setattr(self.learn, name, (o[rows],))
+
 class KnowsIds(MethodCallback):
     "The ids of a batch are those of its inputs"
     name,order = 'knows_ids',MethodCallback.order + 2
@@ -274,7 +301,8 @@ def batches(rng, folder):
     shuffle = dict(shuffle=kind != 'own')
     if kind == 'torch': train = TorchDataLoader(data, bs, shuffle=True, drop_last=drop_last, num_workers=workers)
     else: train = TfmdDL(data, bs=bs, drop_last=drop_last, num_workers=workers, device='cpu', **shuffle, **options)
-    extra = rng.choice((None, None, None, MixUp(.4), GradientAccumulation(5), GradientClip()))
+    extra = rng.choice((None, None, None, MixUp(.4), GradientAccumulation(5), GradientClip(),
+                        Moves(rng, rng.choice((-20, 5, 30)))))
     said = f'{n} samples bs {bs} drop_last {drop_last} {workers} workers {k} classes'
     yield f'{method} {said} {kind} {type(extra).__name__}'
     cbs = [KnowsIds(), *([] if extra is None else [extra])]
@@ -288,6 +316,7 @@ def batches(rng, folder):
         if 'Dimension out of range' in str(e) and isinstance(extra, MixUp): raise Refused(str(e)) from e
         raise
     except CLEAR as e: refusal(e)
+    assert not getattr(extra, 'n_moved', 0), 'samples that were moved were trained on'
     assert weights_of(learn.model).isfinite().all() and (learn.knows_ids.n_seen or drop_last)
     check_answers(learn)
 
@@ -454,6 +483,337 @@ def arguments(rng, folder):
         if e.code in (0, 2) or str(e.code).startswith('fastnoisy: '): raise Refused(str(e.code)) from e
         raise
     finally: os.chdir(cwd)
+
+# several processes
+
+class Asks(Callback):
+    "Asks for the report within a fit, in one event of one epoch and batch"
+    order,asks = 60,True
+    def __init__(self, event, epoch, batch): self.event,self.at,self.said = event,(epoch, batch),[]
+    def __call__(self, name):
+        learn = self.learn
+        now = getattr(learn, 'epoch', 0),getattr(learn, 'iter', 0)
+        if name != self.event or now != self.at or len(self.said) > 3: return
+        try: self.said.append(learn.noise_report().drop(columns='item').to_csv())
+        except ValueError as e: self.said.append(str(e)) # before anything is known
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+def in_processes(world, f, folder, seconds):
+    "What `f(rank)` gives in each of `world` processes, or the error; `Hangs` where one of them does not end"
+    port,pids = free_port(),[]
+    for rank in range(world):
+        pids.append(os.fork())
+        if pids[-1]: continue
+        signal.alarm(0)
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR='127.0.0.1',
+                          MASTER_PORT=str(port))
+        try: res = f(rank)
+        except Exception as e: res = RuntimeError(f'{type(e).__name__}: {e}')
+        try: torch.save(res, folder/f'{rank}.pth')
+        finally: os._exit(0)
+    end,left = time.time() + seconds,set(pids)
+    try:
+        while left and time.time() < end:
+            left -= {o for o in left if os.waitpid(o, os.WNOHANG)[0]}
+            time.sleep(.02)
+        if left: raise Hangs(f'{len(left)} of {world} processes wait for ever')
+    finally:
+        for o in left:
+            os.kill(o, signal.SIGKILL)
+            os.waitpid(o, 0)
+    return [torch.load(folder/f'{rank}.pth', weights_only=False) for rank in range(world)]
+
+@area
+def processes(rng, folder):
+    "Two processes, reports and stops within their fit: both have the same in the end, and none waits for the other"
+    method = rng.choice([o for o in (*battery(), *VARIANTS) if setting(o).processes and setting(o).data is None])
+    n,bs,differs = (64 if method == 'groups' else rng.choice((61, 64, 33))),rng.choice((4, 8)),rng.random() < .1
+    event,epoch,batch = rng.choice(EVENTS),rng.choice((0, 1)),rng.choice((0, 1, 3))
+    stop = rng.choice((None, None, (rng.choice(EVENTS[1:]), rng.choice(CANCELS), rng.choice((0, 1)))))
+    if stop and stop[0] == 'before_epoch': stop = None # see `stops`
+    said = stop and f'{stop[1].__name__} in {stop[0]} of epoch {stop[2]}'
+    yield f'{method} {n} samples bs {bs} report in {event} of {epoch} {batch}, {said}, different data {differs}'
+    def train(rank):
+        torch.manual_seed(5)
+        cbs = [Asks(event, epoch, batch), *([Stops(*stop, 30)] if stop else [])]
+        learn = make(method, make_dls(n - differs*rank, bs), cbs=cbs, path=folder)
+        try:
+            with learn.distrib_ctx(sync_bn=False, cpu=True): learn.fit(2, LR)
+        except CLEAR as e: return str(e)
+        except Exception as e:
+            if not stop or type(e) is not stop[1]: raise # one that fastai lets out of this event
+        report = learn.noise_report().drop(columns='item')
+        return dict(weights=weights_of(learn.model), states=states(learn), said=learn.asks.said, report=report.to_csv())
+    one,other = in_processes(2, train, folder, 50)
+    if isinstance(one, Exception): raise one
+    if isinstance(one, str):
+        assert one == other, f'one was refused: {one}; the other not: {other}'
+        raise Refused(one)
+    assert not differs, 'different data were taken'
+    assert torch.equal(one['weights'], other['weights']), 'other weights'
+    for o in one['states']:
+        a,b = one['states'][o],other['states'][o]
+        same = torch.equal(a.nan_to_num(-9), b.nan_to_num(-9)) if isinstance(a, torch.Tensor) else a == b
+        assert same, f'another {o}'
+    assert one['said'] == other['said'] and one['report'] == other['report'], 'other reports'
+
+# texts
+
+CONFIG = {**awd_lstm_clas_config, 'emb_sz': 8, 'n_hid': 8, 'n_layers': 1}
+
+def text_dls(items, labels, bs):
+    "fastai's loaders of texts: tokenised, padded, sorted by length"
+    def texts(): return [partial(getitem, items), Tokenizer(BaseTokenizer()), Numericalize(min_freq=1)]
+    tfms = [texts(), [partial(getitem, labels), Categorize(vocab=['a', 'b'])]]
+    n = 2*len(items)//3
+    dsets = Datasets(range(len(items)), tfms, splits=[range(n), range(n, len(items))], dl_type=SortedDL)
+    return dsets.dataloaders(bs=bs, before_batch=pad_input_chunk, num_workers=0, device='cpu')
+
+@area
+def texts(rng, folder):
+    "Texts of any length and signs through fastai's text learner: trained, saved, loaded, reported on"
+    method = rng.choice([o for o in battery() if 'planted' not in o])
+    n,bs = rng.choice((18, 36)),rng.choice((3, 8))
+    words = [nasty(rng) for _ in range(6)] + ['good', 'bad', '']
+    items = [rng.choice((' ', '  ', '\n')).join(rng.choice(words) for _ in range(rng.choice((0, 1, 3, 9, 30)))) for _ in range(n)]
+    labels = [rng.choice('ab') for _ in range(n)]
+    yield f'{method} {n} texts bs {bs}'
+    dls = text_dls(items, labels, bs)
+    def model():
+        torch.manual_seed(0)
+        return get_text_classifier(AWD_LSTM, len(dls.vocab[0]), 2, seq_len=6, config=CONFIG)
+    def learner():
+        kwargs = {'loss_func': CrossEntropyLossFlat(), **setting(method).make(**setting(method).text(model))}
+        learn = TextLearner(dls, model(), path=folder, **kwargs)
+        learn.remove_cbs(ProgressCallback)
+        learn.logger = lambda *_: None
+        return learn
+    learn = learner()
+    try: learn.fit(2, LR)
+    except CLEAR as e: refusal(e)
+    assert weights_of(learn.model).isfinite().all(), 'the weights are not finite'
+    check_answers(learn)
+    report = noise_report(learn)
+    assert len(report) == len(dls.train.dataset)
+    report.to_csv(folder/'issues.csv')
+    rows = read_rows(folder/'issues.csv')
+    assert len(rows) == len(report) + 1
+    page = Path(report.to_html(folder/'report.html')).read_text(encoding='utf-8')
+    assert page.count('<script>') == 1 and '<img src=x' not in page, 'a tag of a text'
+    learn.save('x')
+    other = learner().load('x')
+    a,b = states(learn),states(other)
+    same = [o for o in a if o in b and (torch.equal(a[o].nan_to_num(-9), b[o].nan_to_num(-9))
+                                        if isinstance(a[o], torch.Tensor) else a[o] == b[o])]
+    assert len(same) == len(a), f'not loaded: {sorted({*a} - {*same})}'
+
+# disks
+
+@contextlib.contextmanager
+def at_most(n_bytes):
+    "Files cannot grow beyond, as on a disk that is full"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, limits[1]))
+    try: yield
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+def files_in(folder): return {o.relative_to(folder): o.read_bytes() for o in sorted(folder.rglob('*')) if o.is_file()}
+
+@area
+def disks(rng, folder):
+    "A file that cannot be written to its end: an OSError that says so, and what was there is as it was"
+    what = rng.choice(('save', 'export', 'csv', 'html', 'tasks', 'table', 'audit', 'apply'))
+    method,is_new = rng.choice(battery()),rng.random() < .3
+    share = rng.choice((0, .01, rng.random(), .99, 1.2))
+    yield f'{what} of {method}, {share:.3f} of the bytes, new {is_new}'
+    made = folder/'made'
+    made.mkdir()
+    with contextlib.redirect_stdout(io.StringIO()): write = WRITERS[what](rng, folder, made, method)
+    trial = folder/'trial'
+    trial.mkdir()
+    write(trial)
+    whole = files_in(trial)
+    if not is_new: write(made)
+    before,size = files_in(made),max(map(len, whole.values()))
+    try:
+        with at_most(int(share*size)): write(made)
+    except OSError as e: error = e
+    except SystemExit as e:
+        assert str(e.code).startswith('fastnoisy: '), f'exit {e.code}'
+        error = e
+    else: error = None
+    after = files_in(made)
+    if what == 'audit': # each of its files is whole or as before, and the record knows which
+        assert all(len(o) > 0 for o in after.values()) and not [o for o in after if 'part' in o.name]
+        for o in {*before} & {*after} - {Path('audit.json')}: assert after[o] == before[o] or len(after[o]) > 50
+    elif what == 'table': assert all(o.endswith(b'x\n') or o == b'' or o.count(b'\n') == 1 for o in after.values()), 'a torn row'
+    elif error is not None and what == 'apply': assert not after, 'half a copy'
+    elif error is not None: assert after == before, f'{[str(o) for o in after if after[o] != before.get(o)]} has changed'
+    else: assert {*after} >= {*whole} and all(len(after[o]) > .9*len(whole[o]) for o in whole)
+    write(made) # when there is space again
+    if error is not None: raise Refused(str(error))
+
+def _fitted(folder, method):
+    learn = make(method, path=folder)
+    learn.fit(1, LR)
+    return learn
+
+def _saves(rng, folder, made, method):
+    learn = _fitted(folder, method)
+    return lambda place: learn.save(place/'x')
+
+def _exports(rng, folder, made, method):
+    learn = _fitted(folder, method)
+    return lambda place: learn.export(place/'x.pkl')
+
+def _reports(how):
+    def writer(rng, folder, made, method):
+        report = small_report()
+        write = dict(csv=report.to_csv, html=report.to_html, tasks=partial(to_label_studio, report))[how]
+        return lambda place: write(place/f'x.{how}')
+    return writer
+
+def _tables(rng, folder, made, method):
+    def write(place):
+        table = Table(place/'t.csv', ['row', 'text'])
+        for i in range(20): table.append([dict(row=i, text='x'*rng.choice((1, 50)))])
+        assert (table.read().text.str.replace('x', '') == '').all(), 'a torn row'
+    return write
+
+def small_source(rng, folder):
+    source = folder/'table.csv'
+    write_rows(source, [['u', 'v', 'label'], *([rng.random(), rng.random(), rng.choice('xy')] for _ in range(16))])
+    return source
+
+def quietly(*args):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        command_line([*map(str, args)])
+
+def _audits(rng, folder, made, method):
+    source = small_source(rng, folder)
+    return lambda place: quietly('audit', source, '--out', place, '--epochs', 1, '--device', 'cpu')
+
+def _applies(rng, folder, made, method):
+    source = small_source(rng, folder)
+    quietly('audit', source, '--out', folder/'audit', '--epochs', 1, '--device', 'cpu')
+    issues = pd.read_csv(folder/'audit/issues.csv', dtype=str).head(3)
+    other = [dict(x='y', y='x')[o] for o in issues.given_label]
+    issues.assign(decision='other', new_label=other).to_csv(folder/'decisions.csv', index=False)
+    def write(place):
+        shutil.rmtree(place/'copy', ignore_errors=True) # nothing is overwritten
+        quietly('apply', folder/'decisions.csv', '--audit', folder/'audit', '--out', place/'copy', '--write')
+    return write
+
+WRITERS = dict(save=_saves, export=_exports, csv=_reports('csv'), html=_reports('html'), tasks=_reports('tasks'),
+               table=_tables, audit=_audits, apply=_applies)
+
+# labels of people, decisions and exports
+
+def hostile_array(rng, n):
+    "Labels, probabilities or features of any kind"
+    return rng.choice((
+        lambda: np.arange(n) % 3, lambda: np.array([nasty(rng) for _ in range(n)]), lambda: np.full(n, np.nan),
+        lambda: np.arange(n) % 3 - 1, lambda: np.arange(n)/2, lambda: np.array(3), lambda: np.zeros((n, 2)),
+        lambda: np.array([None]*n), lambda: np.array([10**12]*n), lambda: np.arange(n) % 2 == 0, lambda: [],
+        lambda: np.random.dirichlet([1]*3, n), lambda: np.random.randn(n, 3), lambda: np.full((n, 3), np.inf),
+        lambda: np.random.randn(4, n, 3), lambda: torch.rand(n, 3).softmax(1), lambda: np.zeros((n, 0)),
+        lambda: np.ones((n, 1)), lambda: list('ab'*n), lambda: np.array([Runs('ran')]*n, dtype=object)))()
+
+def _read(rng, folder, ran, n):
+    "Files of labels"
+    kind = rng.choice(('npy', 'npz', 'csv', 'pt', 'txt'))
+    file,array = folder/f'labels.{kind}',hostile_array(rng, n)
+    if rng.random() < .1: array = np.array([Runs(ran)]*n, dtype=object)
+    if kind == 'npy': np.save(file, array, allow_pickle=True)
+    elif kind == 'npz': np.savez(file, **{nasty(rng).replace('/', '_').encode('ascii', 'ignore').decode() or 'a': array, 'b': array})
+    elif kind == 'pt': torch.save(rng.choice((array, {'a': array, 'b': array}, Runs(ran), torch.arange(n))), file)
+    else: write_rows(file, [[nasty(rng), 'b'], *([nasty(rng), rng.choice(('1', '2', '', 'x'))] for _ in range(n))])
+    if rng.random() < .5: file.write_bytes(damage(rng, file.read_bytes()))
+    column = rng.choice((None, 'a', 'b', 0, 1, 7))
+    labels = read_labels(file, column)
+    assert isinstance(labels, np.ndarray) and labels.dtype != object or kind == 'csv'
+    noise = HumanNoise(file, column, rng.choice((None, ['a', 'b'], ['1', '2'])))
+    check_noise(noise(torch.arange(n) % 3, 3), n)
+
+def check_noise(noise, n):
+    given = torch.as_tensor(noise.given)
+    assert given.shape == (n,) and not given.is_floating_point() and given.min() >= 0
+
+def _annotators(rng, folder, ran, n):
+    "Two annotators"
+    noise = annotator_noise(hostile_array(rng, n), hostile_array(rng, n), rng.choice((None, 2, 3, 10)))
+    check_noise(noise(torch.arange(50) % 2, 3), 50)
+
+def _issues(rng, folder, ran, n):
+    "`find_label_issues` of what has no Learner"
+    names = [o for o in ('pred_probs', 'features', 'logits_history') if rng.random() < .5]
+    labels = rng.choice((np.arange(n) % 3, hostile_array(rng, n)))
+    fitting = dict(pred_probs=np.random.dirichlet([1]*3, n), features=np.random.randn(n, 4),
+                   logits_history=np.random.randn(3, n, 3))
+    given = {o: fitting[o] if rng.random() < .6 else hostile_array(rng, n) for o in names}
+    vocab = rng.choice((None, None, ['a', 'b', 'c'], [nasty(rng) for _ in range(3)], ['a']))
+    report = find_label_issues(labels, vocab=vocab, by_class=rng.random() < .5, **given)
+    assert len(report) == len(labels)
+    for o in (report.label_quality, report.noise_probability): assert ((o >= 0) & (o <= 1) | o.isna()).all()
+    report.to_csv(folder/'issues.csv')
+    assert len(read_rows(folder/'issues.csv')) == n + 1
+    assert len(to_datalab(report)) == n
+
+def spoilt(rng, o, depth=0):
+    "A nested value with a part replaced, left out or repeated"
+    if rng.random() < .15: return rng.choice((None, [], {}, 'x', 3, -1, float('nan'), nasty(rng)))
+    if isinstance(o, dict):
+        return {k: spoilt(rng, v, depth + 1) for k,v in o.items() if rng.random() > .05}
+    if isinstance(o, list): return [spoilt(rng, v, depth + 1) for v in o]*rng.choice((1, 1, 1, 2))
+    return o
+
+def _studio(rng, folder, ran, n):
+    "Label Studio's export, whole or spoilt, and the decisions in it"
+    report = small_report()
+    tasks = to_label_studio(report, flagged=rng.random() < .5)
+    for task in tasks[::rng.choice((1, 2))]:
+        label = rng.choice((*report.vocab, nasty(rng)) if rng.random() < .3 else report.vocab)
+        result = [dict(from_name='label', to_name='sample', type='choices', value=dict(choices=[label]))]
+        task['annotations'] = [dict(result=result, was_cancelled=rng.random() < .2)]
+    is_spoilt = rng.random() < .7
+    if is_spoilt: tasks = [spoilt(rng, o) for o in tasks]
+    (folder/'export.json').write_text(json.dumps(tasks, ensure_ascii=True))
+    if rng.random() < .2: (folder/'export.json').write_bytes(damage(rng, (folder/'export.json').read_bytes()))
+    decisions = from_label_studio(folder/'export.json')
+    changes = report.apply(decisions)
+    assert set(changes.new_label) <= set(report.vocab) and (changes.new_label != changes.given_label).all()
+
+def _decisions(rng, folder, ran, n):
+    "decisions.csv, whole or damaged"
+    report = small_report()
+    table = pd.DataFrame(report)[['sample_id', 'item', 'given_label', 'suggested_label']].head(rng.choice((0, 1, 8)))
+    table = table.assign(decision=[rng.choice(DECISIONS) for _ in range(len(table))], new_label=table.suggested_label)
+    for _ in range(rng.choice((0, 0, 1, 3))):
+        if len(table): table = table.astype(object)
+        if len(table): table.iat[rng.randrange(len(table)), rng.randrange(6)] = rng.choice((nasty(rng), '', -1, 10**9))
+    table.to_csv(folder/'decisions.csv', index=False, sep=rng.choice(',;'), errors='replace')
+    if rng.random() < .4: (folder/'decisions.csv').write_bytes(damage(rng, (folder/'decisions.csv').read_bytes()))
+    changes = report.apply(folder/'decisions.csv')
+    assert set(changes.new_label) <= set(report.vocab) and (changes.new_label != changes.given_label).all()
+    before = pd.DataFrame(report).set_index('sample_id')
+    assert (before.given_label[changes.sample_id].values == changes.given_label.values).all()
+
+IMPORTS = _read,_annotators,_issues,_studio,_decisions
+
+@area
+def exchanged(rng, folder):
+    "Labels of people, predictions of others, exports and decisions that come back: taken rightly or refused; nothing runs"
+    part,n,ran = rng.choice(IMPORTS),rng.choice((1, 6, 24)),folder/'ran'
+    yield f'{part.__name__[1:]} {n}'
+    try: part(rng, folder, ran, n)
+    except (*CLEAR, OSError) as e:
+        assert not ran.exists(), 'a pickle was run'
+        raise Refused(str(e)) from e
+    assert not ran.exists(), 'a pickle was run'
 
 # processes that are killed
 

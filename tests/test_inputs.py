@@ -5,6 +5,7 @@ from torch import nn
 from fastai.basics import CrossEntropyLossFlat, Learner
 from fastai.callback.progress import ProgressCallback
 from fastnoisy.analysis.report.table import noise_report
+from fastnoisy.callback.dynamics import DynamicsCallback
 from fastnoisy.losses import GCELoss
 from helpers import LR, N, linear, make, make_dls, methods_in, methods_of, weights_of
 from settings import VARIANTS, battery, setting
@@ -86,7 +87,7 @@ def test_a_loss_that_wants_all_outputs_gets_them(name):
 def test_models_in_64_bits(method, loss_func):
     is_bare = 'cbs' not in setting(method).make()
     if is_bare and not (method == 'ce' and loss_func is CrossEntropyLossFlat):
-        pytest.skip("without a method a loss in 64 bits, PyTorch's own too, is refused by fastai's Recorder")
+        pytest.skip("see the next test")
     def trained(dtype):
         dls = make_dls()
         for dl in dls.loaders: dl.dataset.x = dl.dataset.x.to(dtype)
@@ -100,3 +101,18 @@ def test_models_in_64_bits(method, loss_func):
     own = setting(method) # random weights are others, and the last bits decide between neighbours equally near
     is_exact = own.processes and not own.fresh and method not in ('fresh', 'balanced')
     if is_exact: torch.testing.assert_close(wide, narrow, rtol=1e-2, atol=1e-3)
+
+@pytest.mark.parametrize('loss_func', [GCELoss, nn.CrossEntropyLoss])
+def test_a_bare_loss_in_64_bits_needs_a_method(loss_func):
+    "fastai's Recorder averages in 32 bits and refuses others, PyTorch's own loss too. Any method is the remedy"
+    def learner(*cbs):
+        dls = make_dls()
+        for dl in dls.loaders: dl.dataset.x = dl.dataset.x.double()
+        learn = Learner(dls, linear().double(), loss_func=loss_func(), cbs=[*cbs])
+        learn.remove_cbs(ProgressCallback)
+        learn.logger = lambda *_: None
+        return learn
+    with pytest.raises(RuntimeError, match='Recorder.*(?s:.*)double'): learner().fit(1, LR)
+    learn = learner(DynamicsCallback())
+    learn.fit(1, LR)
+    assert len(learn.noise_report()) == N and next(learn.model.parameters()).dtype == torch.float64

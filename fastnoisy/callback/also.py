@@ -266,7 +266,8 @@ class ALSOCallback(MethodCallback):
         "Steps such that an epoch counts the same, whatever part of the samples it is made of"
         n_steps,n_all = len(self.learn.dl),len(self.dls.train)
         bs = (batch_size(self.dls.train) or len(self.dls.train.dataset)/n_all) * n_processes()
-        self.step_size = math.expm1(1/(self.horizon*n_steps)) / self.temperature
+        rate = min(1/self.horizon/n_steps, 50) # beyond it only the last loss counts, and numbers overflow
+        self.step_size = math.expm1(rate) / self.temperature
         self.scale = self.pi.n/bs * n_steps/n_all
 
     def batch_weights(self):

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from fastcore.basics import patch
 from ..analysis.noise_rate import MIN_LABELS, n_valid
-from ..analysis.transition import ESTIMATORS, TransitionMatrix, backward_labels, estimate_transition, fit_noise
+from ..analysis.transition import (ESTIMATORS, TransitionMatrix, backward_labels, estimate_transition,
+                                           fit_noise)
 from ..analysis.transition import forward_logits, forward_weights
 from ..core.checkpoint import class_names
 from ..core.checks import require
@@ -188,6 +189,11 @@ class VolMinNetCallback(MethodCallback):
         return self.learn.sample.labels.losses(loss_func, forward_logits(logits, learnt_matrix(self.w)))
 
     def batch_penalty(self): return self.lam*learnt_matrix(self.w).slogdet().logabsdet if self.lam else None
+
+    def after_train(self):
+        if self.w.isfinite().all() or self.is_lr_find: return
+        raise ValueError(f'The transition matrix has become NaN: lower its learning rate (lr={self.lr}) or the weight '
+                         f'of its volume (lam={self.lam}), unless the loss itself was NaN before.')
 
     @property
     def matrix(self)->TransitionMatrix: # None before the first fit

@@ -76,6 +76,10 @@ def whole_file(
         yield part
         with open(part, 'rb') as f: os.fsync(f.fileno())
         os.replace(part, path)
+    except RuntimeError as e: # PyTorch's own, where the operating system takes no more
+        if not any(o in str(e) for o in ('inline_container', 'iostream', 'PytorchStreamWriter')): raise
+        raise OSError(f'{path} cannot be written to its end: the disk is full, or the size of files is limited. What '
+                      f'was there before is as it was. ({_first_line(e)})') from e
     finally: part.unlink(missing_ok=True)
 
 # %% ../../nbs/core/checkpoint.ipynb #534a5fd2

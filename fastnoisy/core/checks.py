@@ -41,7 +41,8 @@ def check_types(
         kind,default = params[name].annotation,params[name].default
         if kind not in _KINDS or value is default: continue
         if _fits(value, kind):
-            require(name != 'seed' or value >= 0, name, value, 'give an integer >= 0')
+            is_no_seed = name == 'seed' and (isinstance(value, bool) or value < 0)
+            require(not is_no_seed, name, value, 'give an integer >= 0')
             continue
         or_none = ', or None' if default is None else ''
         require(False, name, value, f'give {_KINDS[kind][1]}{or_none}')

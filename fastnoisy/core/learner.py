@@ -20,6 +20,7 @@ from fastai.torch_core import rank_distrib, to_cpu, trainable_params
 from fastcore.basics import noop
 from fastcore.foundation import L
 from fastcore.xtras import join_path_file
+from .batch_order import noted
 from .checkpoint import (check_head, file_head, plain, random_state, saved_state, set_random_state,
                                        whole_file)
 from .distributed import any_device, process_rank
@@ -152,7 +153,7 @@ class _MethodFit:
 
     def _split(self, b):
         super()._split(b)
-        if 'sample' in vars(self): self.sample.loaded = self.xb,self.yb # to see whether somebody moves the samples
+        if 'sample' in vars(self): self.sample.loaded = noted(self.xb, self.yb) # to see whether somebody moves the samples
 
     def _do_one_batch(self):
         "A method may take the training step into its own hands, and another network than the model may answer"
@@ -175,6 +176,12 @@ class _MethodFit:
         finally: self.model = model
 
 # %% ../../nbs/core/learner.ipynb #c3375611
+def _export_whole(learn, file, *args, **kwargs):
+    "The Learner as file, written beside and renamed"
+    if rank_distrib(): return
+    part = file.with_name(f'{file.name}.part')
+    with whole_file(learn.path/file, learn.path/part): return learn.export(part, *args, **kwargs)
+
 class MethodLearner(_MethodFit):
     "Mixed into the class of a `Learner` that carries a method"
     def save(self, file, **kwargs):
@@ -199,7 +206,7 @@ class MethodLearner(_MethodFit):
         if 'fit_exit' not in vars(self): self.resume_point = ResumePoint(saved, [m.name for m in methods])
         return self
 
-    def export(self, *args, **kwargs):
+    def export(self, fname='export.pkl', *args, **kwargs):
         was = {o: vars(self)[o] for o in ('cbs', 'opt', 'splitter')}
         left_out = [cb for cb in self.cbs if isinstance(cb, LearnerPart)]
         for cb in left_out: vars(self).pop(cb.name, None)
@@ -209,7 +216,7 @@ class MethodLearner(_MethodFit):
             self.opt = None # fastai makes a new one, of the model that is exported
             self.cbs = L(cb for cb in self.cbs if cb not in left_out)
             cls,self.__class__ = type(self),type(self).plain_class
-            try: return self.export(*args, **kwargs)
+            try: return _export_whole(self, Path(fname), *args, **kwargs)
             finally:
                 self.__class__ = cls
                 vars(self).update(was)

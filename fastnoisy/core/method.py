@@ -15,7 +15,7 @@ from fastai.learner import ValueMetric
 from fastai.torch_core import find_bs, num_distrib
 from fastcore.basics import patch
 from torch import Tensor
-from .batch_order import check_collation, check_rows
+from .batch_order import check_collation, check_rows, noted
 from .checks import check_types
 from .distributed import WholeBatch, average_gradients, from_every, from_first, n_processes
 from .ignored import ignored_rows, is_too_small, some_rows
@@ -249,7 +249,7 @@ def before_batch(self:SampleCallback):
     for m in self._active:
         labels = m.batch_labels()
         if labels is not None: self._put_in_force(labels, m)
-    self.loaded = self.xb,self.yb
+    self.loaded = noted(self.xb, self.yb)
 
 @patch
 def after_pred(self:SampleCallback):

@@ -230,6 +230,12 @@ def test_callback_is_the_dense_update_step_by_step():
 def test_a_huge_temperature_is_plain_training():
     torch.testing.assert_close(weights_of(fitted(ALSOCallback(temperature=1e6)).model), weights_of(fitted(None).model), rtol=1e-3, atol=1e-4)
 
+def test_a_tiny_horizon_is_the_last_loss():
+    "The step overflowed; beyond a twentieth of a step all that went before is forgotten to the last bit"
+    short,none = (fitted(ALSOCallback(horizon=o)) for o in (1e-3, 1e-300))
+    assert torch.equal(short.also.pi.all(), none.also.pi.all()) and weights_of(none.model).isfinite().all()
+    assert none.also.pi.all().std() > 0
+
 def test_objectives_are_opposite():
     losses = fitted(None, n=3).get_preds(ds_idx=0, with_loss=True)[2].numpy()
     for objective,sign in (('min', -1), ('max', 1)):

@@ -149,6 +149,11 @@ def test_arguments(kwargs, message):
 def test_arguments_of_volmin(kwargs, message):
     with pytest.raises(ValueError, match=message): VolMinNetCallback(**kwargs)
 
+@pytest.mark.parametrize('option', [dict(lam=1e30), dict(lr=1e30)])
+def test_volmin_that_overflows_says_so(option):
+    "It trained the model to NaN without a word"
+    with pytest.raises(ValueError, match='has become NaN: lower its learning rate'): fitted(VolMinNetCallback(**option))
+
 def test_volmin_refuses_a_diagonal_of_chance():
     with pytest.raises(ValueError, match=r'of 3 classes give more than 0\.333'): fitted(VolMinNetCallback(diagonal=.3))
 

@@ -5,7 +5,7 @@ from fastai.basics import Callback, DataLoaders
 from fastai.callback.mixup import MixUp
 from fastai.data.core import TfmdDL
 from fastai.data.load import DataLoader
-from fastnoisy.core.batch_order import check_collation, followed, views_of
+from fastnoisy.core.batch_order import check_collation, check_rows, followed, noted, views_of
 from fastnoisy.core.loaders import SampleStream
 from fastnoisy.core.method import MethodCallback
 from fastnoisy.core.sample_ids import with_sample_ids
@@ -89,6 +89,33 @@ class Moves(Callback):
                                          (lambda n: torch.arange(n - 3), 'made 13 samples of the 16|split, merge')])
 def test_another_callback_that_moves_samples_is_refused(order, rows, error):
     with pytest.raises(ValueError, match=error): make('also', cbs=[Moves(order, rows)]).fit(1)
+
+class MovesInPlace(Callback):
+    "Another callback that writes to the batch: both parts, or one"
+    run_valid = False
+    def __init__(self, order, what='xy'): self.order,self.what = order,what
+    def before_batch(self):
+        rows = torch.randperm(len(self.yb[0]))
+        if 'x' in self.what: self.xb[0].copy_(self.xb[0][rows])
+        if 'X' in self.what: self.learn.xb = (self.xb[0][rows],)
+        if 'y' in self.what: self.yb[0].copy_(self.yb[0][rows])
+        if 'Y' in self.what: self.learn.yb = (self.yb[0][rows],)
+
+@pytest.mark.parametrize('order', [-20, -4, 5, 30])
+@pytest.mark.parametrize('what, error', [('xy', 'in place'), ('Xy', 'in place'), ('xY', 'changed the order')])
+def test_samples_that_are_moved_in_place_are_refused(order, what, error):
+    with pytest.raises(ValueError, match=error): make('also', cbs=[MovesInPlace(order, what)]).fit(1)
+
+@pytest.mark.parametrize('what', ['x', 'y', 'Y', 'X'])
+def test_another_callback_may_write_to_inputs_or_labels(what): make('also', cbs=[MovesInPlace(5, what)]).fit(2, LR)
+
+def test_inputs_and_labels_in_one_table():
+    "Their writes are counted together: what is done to the inputs says nothing about the labels"
+    t = torch.randn(4, 3)
+    x,y = t[:,:2],t[:,2]
+    batch = noted((x,), (y,))
+    x.add_(1)
+    check_rows(batch, ((x,), (y,)))
 
 class Changes(Callback):
     "Changes inputs or labels, and moves nothing"

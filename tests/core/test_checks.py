@@ -20,7 +20,7 @@ def test_what_fits(name, value): assert value in Method(**{name: value}).given
 @pytest.mark.parametrize('name, value', [
     ('rate', '1'), ('rate', None), ('rate', math.nan), ('rate', -math.inf), ('rate', torch.tensor(.5)),
     ('rate', 10**20), ('every', .5), ('every', [1]), ('top', 'a'), ('soft', 'yes'), ('soft', 2),
-    ('soft', torch.tensor([1, 2])), ('kind', 3), ('kind', b'a'), ('seed', -1)])
+    ('soft', torch.tensor([1, 2])), ('kind', 3), ('kind', b'a'), ('seed', -1), ('seed', True)])
 def test_what_does_not(name, value):
     with pytest.raises(ValueError, match=f'{name}=.*: give'): Method(**{name: value})
 

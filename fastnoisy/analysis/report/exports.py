@@ -71,18 +71,27 @@ def _choice(task):
     results = [r for r in (done[-1].get('result') or () if done else ()) if r.get('from_name') == 'label']
     return results[-1]['value']['choices'][0] if results else None
 
+_ABOUT = ['sample_id', 'item', 'given_label', 'suggested_label', 'data_id']
+
+def _decision(n, task):
+    "A row of decisions.csv, or None where nobody has decided; a `ValueError` for what is no such task"
+    try: label,data = _choice(task),{k: task['data'][k] for k in _ABOUT}
+    except (KeyError, TypeError, AttributeError, IndexError) as e: raise ValueError(
+        f'Task {n} of the export cannot be read ({type(e).__name__}: {e}): give the JSON export of tasks that '
+        '`to_label_studio` made.') from e
+    if label is None: return None
+    if not isinstance(label, str): raise ValueError(f'Task {n} of the export: its choice is {label!r}, no label.')
+    said = 'keep' if label == data['given_label'] else 'accept' if label == data['suggested_label'] else 'other'
+    return {**data, 'decision': said, 'new_label': label}
+
 def from_label_studio(
     export, # File of Label Studio's JSON export, or its tasks
 )->pd.DataFrame: # As decisions.csv
     "The decisions of annotators, to be applied by `report.apply` or `fastnoisy apply`"
     tasks = export if isinstance(export, list) else json.loads(Path(export).read_text(encoding='utf-8'))
-    names,rows = ['sample_id', 'item', 'given_label', 'suggested_label', 'data_id'],[]
-    for task in tasks:
-        label,data = _choice(task),task['data']
-        if label is None: continue
-        said = 'keep' if label == data['given_label'] else 'accept' if label == data['suggested_label'] else 'other'
-        rows.append({**{k: data[k] for k in names}, 'decision': said, 'new_label': label})
-    return pd.DataFrame(rows, columns=[*names, 'decision', 'new_label'])
+    if not isinstance(tasks, list): raise ValueError('The export is no list of tasks: export as JSON, not JSON_MIN.')
+    rows = [_decision(n, task) for n,task in enumerate(tasks)]
+    return pd.DataFrame([o for o in rows if o], columns=[*_ABOUT, 'decision', 'new_label'])
 
 # %% ../../../nbs/analysis/report/exports.ipynb #e64e652a
 def to_datalab(
