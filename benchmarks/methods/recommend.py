@@ -2,7 +2,7 @@
 
 python benchmarks/methods/recommend.py [--root DATA]     results/recommend.csv; DATA has a `realdata.py`, see
                                                          ../audit/battery_data.py, without it there is no ECG5000
-[--sets digits digits_table ecg5000 breast_cancer] [--seeds 3] [--epochs 20] [--resume] [--jobs 1]
+[--sets digits_table breast_cancer digits ecg5000] [--seeds 3] [--epochs 12] [--resume] [--jobs 1]
 
 Each cell is a data set, a kind of noise and a seed: 60 % of the samples to train on, 15 % to validate on, equally
 noisy, and 25 % with true labels to test with. All recipes are trained to the end; the recommender has a budget of six
@@ -68,9 +68,9 @@ def test_accuracy(dls, make_model, recipe, seed, folder):
     return accuracy_of(learn.model, dls.loaders[2])
 
 def main():
-    p = arguments(__doc__, seeds=3, epochs=20, jobs=1, out='recommend.csv')
+    p = arguments(__doc__, seeds=3, epochs=12, jobs=1, out='recommend.csv')
     p.add_argument('--root', help='folder of realdata.py')
-    p.add_argument('--sets', nargs='+', default=['digits', 'digits_table', 'breast_cancer', 'ecg5000'])
+    p.add_argument('--sets', nargs='+', default=['digits_table', 'breast_cancer', 'digits', 'ecg5000'])
     args = p.parse_args()
     sets = [o for o in args.sets if args.root or o != 'ecg5000']
     todo = [o for seed in range(args.seeds) for name in sets

@@ -106,10 +106,15 @@ class ProcessPool:
         self.others,self.pool = set(multiprocessing.active_children()),None
 
     def submit(self, function, *args):
-        if self.pool is None or self.pool._broken:
-            spawn = multiprocessing.get_context('spawn')
-            self.pool = ProcessPoolExecutor(self.jobs, spawn, start_worker, (self.prepare,))
-        return self.pool.submit(function, *args)
+        if self.pool is None: self._start()
+        try: return self.pool.submit(function, *args)
+        except BrokenProcessPool:
+            self._start()
+            return self.pool.submit(function, *args)
+
+    def _start(self):
+        spawn = multiprocessing.get_context('spawn')
+        self.pool = ProcessPoolExecutor(self.jobs, spawn, start_worker, (self.prepare,))
 
     def close(self):
         "Also in the middle of a call"
@@ -151,7 +156,7 @@ def completed(
                 except BaseException as e:
                     if not _died(e): raise
                     if tries[args] == TRIES: raise OSError(
-                        f'A worker was killed {TRIES} times, perhaps for want of memory: use fewer jobs.') from e
+                        f'A process was killed, {TRIES} times, perhaps for want of memory: use fewer jobs.') from e
                     tries[args] += 1
                     pending[submit(args)] = args
                 else: yield args,result

@@ -94,13 +94,17 @@ def _learner(dls, make_model, stage, cbs):
 def _seeded(dls, seed): dls.train.rng = random.Random(seed)
 
 # %% ../../nbs/benchmark/recommend.ipynb #9ad0700f
+def _clock():
+    "Seconds of work: on the CPU those of this process, so that what runs beside it does not count"
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
+
 def run_stage(
     data:tuple, # `DataLoaders` and the function without arguments that makes a model
     stage:Stage,
 )->dict: # accuracy, best_epoch, right (n,), seconds, error
     "Train a stage; what goes wrong is said in `error`"
     dls,make_model = data
-    start,seed = time.perf_counter(),1_000*stage.seed + 17
+    start,seed = _clock(),1_000*stage.seed + 17
     res = dict(accuracy=float('nan'), best_epoch=-1, right=None, error=None)
     try:
         with isolated_rng(seed):
@@ -110,8 +114,8 @@ def run_stage(
             _train_part(learn, stage)
             if stage.stop == stage.epochs: _save_best(learn, stage)
     except Exception as e: return dict(res, error=' '.join(f'{type(e).__name__}: {e}'.split()),
-                                       seconds=time.perf_counter() - start)
-    res['seconds'] = time.perf_counter() - start
+                                       seconds=_clock() - start)
+    res['seconds'] = _clock() - start
     if kept.kept is None or len(learn.recorder.values) < stage.stop - stage.start: return dict(res, error='it diverged')
     return dict(res, accuracy=kept.kept.best, best_epoch=kept.best_epoch, right=kept.kept.row)
 
@@ -135,7 +139,10 @@ class Joined(GetAttr):
         return self.first[i] if i < n else self.second[i - n]
 
 def _joined_items(a, b):
-    if not isinstance(a, ArrayItems): return L(a) + L(b)
+    a,b = (o.items if isinstance(o, L) else o for o in (a, b))
+    if isinstance(a, pd.DataFrame): return pd.concat([a, b])
+    if isinstance(a, np.ndarray): return np.concatenate([a, b])
+    if not isinstance(a, ArrayItems): return [*a, *b]
     return ArrayItems(np.concatenate([a.images, b.images]), np.concatenate([a.labels, b.labels]))
 
 def _joined(a, b):
@@ -165,9 +172,9 @@ def train_recipe(
     on_all:bool=True, # Train on the validation samples too?
 )->Learner:
     "Train a recipe from scratch; the same arguments give the same model"
-    if on_all: dls = everything(dls)
     stage = Stage(recipe, seed, 0, stop or epochs, epochs, lr, '.')
     with isolated_rng(1_000*seed + 17):
+        if on_all: dls = everything(dls)
         _seeded(dls, 1_000*seed + 17)
         learn = _learner(dls, make_model, stage, [])
         with learn.added_cbs([_Pause(stage.stop)]): _train_part(learn, stage)
@@ -224,9 +231,9 @@ def _look(dls, make_model, epochs):
     if not n_valid(dls): raise ValueError(
         'There is no validation set, so there is nothing to judge by: split one off (valid_pct).')
     learn = Learner(dls, make_model(), loss_func=CrossEntropyLossFlat())
-    start = time.perf_counter()
+    start = _clock()
     parts = [predict(learn, o) for o in (None, dls.loaders[1])]
-    seconds = 3*epochs*(time.perf_counter() - start)
+    seconds = 3*epochs*(_clock() - start)
     train,valid = (_labels(dls, o) for o in parts)
     _missing_classes(train, valid, getattr(dls, 'vocab', None))
     shares = np.bincount(train)/len(train)
@@ -258,11 +265,12 @@ def seeds_difference(
 def race_cost(
     costs, # Of the recipes, plain first, in plain trainings
     epochs:int,
+    first:int=0, # Stage to begin with
 )->float: # in plain trainings
-    "What a race costs that ends with one seed of the last two"
+    "What a race costs, from a stage on, that ends with one seed of the last two"
     parts = np.diff([0, *stages_of(epochs)])/epochs
     total,costs = 0.,list(costs)
-    for i,part in enumerate(parts):
+    for i,part in list(enumerate(parts))[first:]:
         total += part*sum(costs)
         rest = sorted(costs[1:], reverse=True)
         costs = costs[:1] + rest[:max(1, len(rest)//2) if i < len(parts) - 2 else 1]
@@ -278,7 +286,7 @@ class Race:
         self.cost = {o: cost_of(o) for o in names}
         self.table = Table(Path(folder)/'stages.csv', _COLUMNS)
         done = [o for o in self.table.read().itertuples() if isinstance(o.error, float)]
-        self.known = {(o.recipe, o.seed, o.epochs): o for o in done}
+        self.known = {(o.recipe, o.seed, o.epochs): o for o in done if self.file(o.recipe, o.seed, o.epochs).exists()}
 
     def file(self, name, seed, stop): return Path(self.folder)/f'{Stage(name, seed, 0, 0, 0, 0., "").name}-{stop}.npy'
 
@@ -329,11 +337,13 @@ def _entries(race):
     for o in race.names[n:]: race.status[o] = 'not tried: the budget is too small'
     return race.names[:n]
 
-def _halve(race, names, last):
-    "The better half of the others, or before the end the best of them; and plain training"
+def _halve(race, names, stage):
+    "The better half of the others that the budget has room for, or before the end the best of them; and plain training"
     hopeless = set(_behind(race, names))
     others = sorted((o for o in names if o != 'ce' and o not in hopeless), key=lambda o: -_right(race, o).mean())
-    kept = others[:1 if last else max(1, (len(names) - 1)//2)]
+    kept = others[:1 if stage == len(stages_of(race.epochs)) - 2 else max(1, (len(names) - 1)//2)]
+    def rest(): return race_cost([1., *(race.cost[o] for o in kept)], race.epochs, stage + 1)
+    while len(kept) > 1 and race.spent + rest() > race.budget: kept.pop()
     return [o for o in names if o == 'ce' or o in kept]
 
 # %% ../../nbs/benchmark/recommend.ipynb #bd331b24
@@ -345,7 +355,7 @@ def _run_race(race):
         if race.status['ce']: raise ValueError(f'Plain training does not work: {race.status["ce"]}.')
         names,start = _still(race, names),stop
         if i == len(stages) - 1: break
-        kept = _halve(race, names, i == len(stages) - 2)
+        kept = _halve(race, names, i)
         for o in set(names) - set(kept): race.status[o] = f'out after epoch {stop}'
         names = kept
     one = sum(race.cost[o] for o in names)
@@ -424,8 +434,8 @@ def _why(race, winner, d, se, noise, facts):
         said.append(f'{winner} is better than plain training by {100*d:.1f} ± {100*se:.1f} points of noisy accuracy '
                     f'and costs {race.cost[winner]:.1f} times as much.')
     elif abs(d) <= se: said.append(
-        f'No difference can be told between {others[0]} and plain training ({100*d:+.1f} ± {100*se:.1f} points), so it '
-        'is plain training.')
+        f'No difference can be told between {others[0]} and plain training ({100*d:+.1f} ± {100*se:.1f} points), so '
+        'it is plain training.')
     else: said.append(f'Plain training is better than the best of the others, {others[0]}, by {-100*d:.1f} ± '
                       f'{100*se:.1f} points.')
     said.append(f'The race has cost as much as {race.spent:.1f} plain trainings. It cannot see noise that a model can '
@@ -469,18 +479,17 @@ def recommend(
     parse_budget(budget)
     for name,value in dict(epochs=epochs, jobs=jobs).items():
         if value < 1: raise ValueError(f'{name}={value}: give at least 1.')
-    facts = _look(dls, make_model, epochs)
-    names = _names(recipes, dls)
-    budget = _plain_trainings(budget, facts, jobs)
-    with tempfile.TemporaryDirectory() as d:
+    with _kept_stream(dls), isolated_rng(seed), tempfile.TemporaryDirectory() as d:
+        facts = _look(dls, make_model, epochs)
+        names = _names(recipes, dls)
+        budget = _plain_trainings(budget, facts, jobs)
         folder = Path(out or d).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         _check_folder(folder, facts, dict(epochs=epochs, lr=lr, seed=seed))
         def run(calls): return run_calls(run_stage, calls, (dls, make_model), jobs, executor, folder)
-        with _kept_stream(dls):
-            race = Race(dls, make_model, names, budget, epochs, lr, seed, folder, run, tell)
-            winner,*how = _winner(race, finalists := _run_race(race))
-            return _answer(race, winner, *how, facts, retrain)
+        race = Race(dls, make_model, names, budget, epochs, lr, seed, folder, run, tell)
+        winner,*how = _winner(race, _run_race(race))
+        return _answer(race, winner, *how, facts, retrain)
 
 # %% ../../nbs/benchmark/recommend.ipynb #2299cc5e
 class _kept_stream:
