@@ -36,6 +36,15 @@ def blob_dls(n=96, bs=16, labels=None, num_workers=0, **kwargs):
     dsets = Datasets(range(n+48), pipelines, splits=[range(n), range(n, n+48)])
     return dsets.dataloaders(bs=bs, num_workers=num_workers, device='cpu', drop_last=False, **kwargs)
 
+def noisy_dls(n=96, n_valid=200, k=3, share=.4):
+    "Blobs, some of the labels wrong in both parts"
+    parts = []
+    for seed,m in enumerate((n, n_valid)):
+        x,y = blobs(m, k, seed=seed)
+        wrong = torch.rand(m, generator=torch.Generator().manual_seed(seed)) < share
+        parts.append(L(zip(x, torch.where(wrong, (y + 1 + torch.arange(m) % 2) % k, y))))
+    return DataLoaders.from_dsets(*parts, bs=16, device='cpu', num_workers=0)
+
 def small_model(d=4, k=3, seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)

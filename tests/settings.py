@@ -12,6 +12,7 @@ from fastnoisy.callback.divide_mix import DivideMixCallback
 from fastnoisy.callback.knn import KNNCorrectionCallback
 from fastnoisy.callback.lilaw import LiLAWCallback
 from fastnoisy.callback.m_correction import MCorrectionCallback
+from fastnoisy.callback.noisy_valid import LabelWaveCallback, NoisyValidCallback
 from fastnoisy.callback.planted import PlantedErrorsCallback
 from fastnoisy.callback.transition import TransitionCallback, VolMinNetCallback
 from fastnoisy.core.method import MethodCallback
@@ -132,6 +133,8 @@ VARIANTS = {
     'unlabelled': Setting(lambda: dict(cbs=divide_mix(lambda_u=1.)), ('loss',), moves=divide_mix_moves,
                           processes=False),
     'planted': Setting(lambda: dict(cbs=PlantedErrorsCallback(.2)), ('labels',)),
+    'noisy-valid': Setting(lambda: dict(cbs=NoisyValidCallback(restore=False))),
+    'label-wave': Setting(lambda: dict(cbs=LabelWaveCallback(stop=False, restore=False))),
     'm-soft': Setting(lambda: dict(cbs=m_correction(kind='soft')), ('labels', 'loss')),
     'lilaw+also': Setting(lambda: dict(cbs=[lilaw(meta_every=2), also()]), ('weights',), moves=lilaw_moves),
 }

@@ -6,15 +6,14 @@
 __all__ = ['Table', 'read_table', 'finished', 'default_jobs', 'run_grid']
 
 # %% ../../nbs/benchmark/runner.ipynb #091dad0b
-import errno, io, multiprocessing, os, runpy, signal, threading, time, warnings
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+import errno, io, os, runpy, time, warnings
 from contextlib import closing, contextmanager
 from dataclasses import asdict, fields
+from functools import lru_cache
 from inspect import signature
 from pathlib import Path
 import pandas as pd, torch
-from .train import torch_threads
+from .executors import run_calls
 from .trial import CURVES, DETECTION, RESULTS, TRIAL, VERSIONS, Trial, grid_trials, run_trial
 from .presets import described, preset_arguments
 
@@ -118,33 +117,22 @@ def _try_trial(trial, options, detect):
 def _load_registrations(file):
     if file: runpy.run_path(str(file), run_name='fastnoisy_registrations')
 
-def _start_worker(register):
-    "What a process does first: leave Ctrl-C to its parent and end with it, take one thread, know the user's methods"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    warnings.filterwarnings('ignore')
-    _load_registrations(register)
+@lru_cache(None)
+def _know(file): _load_registrations(file)
 
-def _end_with_parent():
-    multiprocessing.parent_process().join()
-    os._exit(1)
+def _try_there(how, trial):
+    "In another process, which may be one of another machine"
+    options,detect,register = how
+    _know(register)
+    return _try_trial(trial, options, detect)
 
-def _train_here(trials, *options):
-    with torch_threads(1):
-        for trial in trials: yield trial,_try_trial(trial, *options)
-
-def _train_in_processes(trials, *options, jobs, register):
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context('spawn'), _start_worker, (register,))
-    try:
-        trial_of = {pool.submit(_try_trial, trial, *options): trial for trial in trials}
-        for job in as_completed(trial_of): yield trial_of[job],job.result()
-    except BrokenProcessPool as e:
-        raise OSError('A process was killed, perhaps for want of memory: use fewer jobs.') from e
-    finally:
-        for o in set(multiprocessing.active_children()) - others: o.terminate()
-        pool.shutdown(cancel_futures=True)
+def _train(trials, options, detect, register, jobs, executor, out):
+    "Pairs of trial and result, as they end"
+    how,calls = (options, detect, register and str(Path(register).absolute())),[(o,) for o in trials]
+    if jobs > 1 or executor is not None: runs = run_calls(_try_there, calls, how, jobs, executor, out, (_know, how[2]))
+    else: runs = run_calls(_try_trial, [(o, options, detect) for o in trials])
+    with closing(runs):
+        for args,measured in runs: yield args[0],measured
 
 def default_jobs()->int:
     "One process per core, or one for a GPU"
@@ -188,6 +176,7 @@ def _write(tables, trial, more, measured):
 def run_grid(
     out, # Folder for `results.csv`, `curves.csv` and `detection.csv`; what is there already is not trained again
     jobs:int=None, # Processes; None: `default_jobs()`. With 1, methods that were registered in this session can be used
+    executor=None, # In place of `jobs`: Dask, Ray, Slurm, anything with a `submit`, see `run_calls`
     register=None, # Python file that registers methods and datasets, run in every process
     preset:str=None, # Name in `PRESETS`: arguments that those given here replace
     scale:str=None, # 'cpu': the preset with data, network and epochs for two cores; None: as it is
@@ -212,8 +201,7 @@ def run_grid(
     n,n_before = len(trials),len(trials) - len(todo)
     print(f'{n} trials, {n_before} of them trained before; {jobs} at a time. Results: {results.file}', flush=True)
     start,name = time.time(),f'{preset} at scale cpu' if scale else preset or ''
-    if jobs == 1: train = _train_here(todo, options, detect)
-    else: train = _train_in_processes(todo, options, detect, jobs=jobs, register=register)
+    train = _train(todo, options, detect, register, jobs, executor, out)
     try:
         with closing(train):
             for i,(trial,measured) in enumerate(train, 1):

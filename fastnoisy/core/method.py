@@ -16,7 +16,7 @@ from fastai.torch_core import find_bs, num_distrib
 from fastcore.basics import patch
 from torch import Tensor
 from .batch_order import check_collation, check_rows, noted
-from .checks import check_types
+from .checks import check_types, warn_of_valid_loss
 from .distributed import WholeBatch, average_gradients, from_every, from_first, n_processes
 from .ignored import ignored_rows, is_too_small, some_rows
 from .learner import LearnerPart, MethodLearner, load_method, methods_of
@@ -180,6 +180,7 @@ class SampleCallback(LearnerPart):
         check_indexed(self.dls.train)
         check_collation(self.dls.train)
         _check_processes(self.learn, names)
+        if names: warn_of_valid_loss(self.learn.cbs)
         if not can_unreduce(self.learn.loss_func): raise TypeError(
             f"loss_func {self.learn.loss_func} can only be averaged, but fastnoisy needs the loss of each sample. Give "
             "it an argument `reduction`, or use a class with a `reduction` attribute such as `CrossEntropyLossFlat()`.")

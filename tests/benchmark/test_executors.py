@@ -1,0 +1,144 @@
+"""Trainings wherever they run give the rows of one process; a killed worker loses nothing and repeats nothing. Dask, Ray
+and submitit are tried where they are installed."""
+import os, signal, sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+import pandas as pd, pytest
+from fastnoisy.benchmark.executors import Shared, completed, read_shared, run_calls
+from fastnoisy.benchmark.recommend import recommend
+from fastnoisy.benchmark.runner import run_grid
+from fastnoisy.benchmark.trial import TRIAL
+from helpers import PYTHONPATH, noisy_dls, small_model
+
+GRID = dict(noise=['symmetric:.4'], methods=['ce', 'gce'], seeds=2, epochs=1)
+linux = pytest.mark.skipif(sys.platform == 'win32', reason='signals')
+
+def noted(folder, name):
+    "One line per call: who called"
+    with open(Path(folder)/name, 'a') as f: f.write(f'{os.getpid()}\n')
+    return name
+
+def dies_once(folder, name):
+    "The worker of the call 'b' is killed when it is there for the first time"
+    noted(folder, name)
+    if name == 'b' and not (Path(folder)/'died').exists():
+        (Path(folder)/'died').touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return name
+
+def always_dies(folder, name):
+    if name == 'b': os.kill(os.getpid(), signal.SIGKILL)
+    return name
+
+def fails(folder, name): raise ZeroDivisionError(name)
+
+def lines(file): return file.read_text().split()
+
+# what is needed of an executor
+
+class Later:
+    "No future of Python's: `done` and `result` only"
+    def __init__(self, f, args): self.f,self.args,self.n = f,args,0
+    def done(self):
+        self.n += 1
+        return self.n > 2
+    def result(self): return self.f(*self.args)
+
+class Minimal:
+    def submit(self, f, *args): return Later(f, args)
+
+@pytest.mark.parametrize('executor', [Minimal, partial(ThreadPoolExecutor, 2)])
+def test_anything_with_submit(executor, tmp_path):
+    calls = [('a',), ('b',), ('c',)]
+    got = list(run_calls(noted, calls, str(tmp_path), executor=executor(), folder=tmp_path))
+    assert sorted(got) == [((o,), o) for o in 'abc'] and not list(tmp_path.glob('shared*'))
+    with pytest.raises(ZeroDivisionError): list(run_calls(fails, calls, 1, executor=executor(), folder=tmp_path))
+
+def test_what_is_shared_is_read_once(tmp_path, monkeypatch):
+    shared,reads = Shared([1, 2], tmp_path),[]
+    monkeypatch.setattr(Path, 'read_bytes', lambda self: reads.append(self) or open(self, 'rb').read())
+    assert all(read_shared(shared.file, shared.key) == [1, 2] for _ in range(3)) and len(reads) == 1
+
+def test_what_cannot_be_sent(tmp_path):
+    with pytest.raises(TypeError, match='make.*models cannot be sent.*jobs=1|cannot be sent'):
+        list(run_calls(noted, [('a',)], (o for o in 'ab'), jobs=2, folder=tmp_path))
+
+@linux
+def test_a_killed_process_loses_nothing(tmp_path):
+    got = list(run_calls(dies_once, [(o,) for o in 'abcd'], str(tmp_path), 2, folder=tmp_path))
+    assert sorted(o for _,o in got) == [*'abcd'] and len(lines(tmp_path/'b')) == 2
+
+@linux
+def test_a_process_that_always_dies(tmp_path):
+    with pytest.raises(OSError, match='A process was killed.*fewer jobs'):
+        list(run_calls(always_dies, [('b',)], str(tmp_path), 2, folder=tmp_path))
+
+# the grid and the recommender
+
+def same_grid(executor, out):
+    there = run_grid(out/'there', executor=executor, **GRID)
+    here = run_grid(out/'here', jobs=1, **GRID)
+    def table(o): return o.drop(columns=['seconds', 'peak_mb']).sort_values(TRIAL).reset_index(drop=True)
+    pd.testing.assert_frame_equal(table(there), table(here), check_dtype=False)
+    again = run_grid(out/'there', executor=executor, **GRID)
+    assert len(again) == len(there) == 4 and not list((out/'there').glob('shared*'))
+
+RACE = dict(recipes=['elr'], epochs=2, lr=.1, retrain=False, tell=str)
+
+def model(): return small_model(seed=0)
+
+def same_race(out, **where):
+    there,here = (recommend(noisy_dls(), model, 3, out=out/o, **RACE, **w) for o,w in (('a', where), ('b', {})))
+    a,b = (pd.read_csv(out/o/'stages.csv').sort_values(['recipe', 'seed', 'epochs']) for o in 'ab')
+    both = a.merge(b, on=['recipe', 'seed', 'epochs'])
+    assert len(both) >= 4 and (both.accuracy_x == both.accuracy_y).all() and {there.recipe, here.recipe} <= {'ce', 'elr'}
+
+@pytest.mark.slow
+def test_grid_in_threads(tmp_path):
+    with ThreadPoolExecutor(1) as pool: same_grid(pool, tmp_path)
+
+@pytest.mark.slow
+def test_race_in_processes(tmp_path): same_race(tmp_path, jobs=2)
+
+# clusters of this machine
+
+@pytest.fixture(scope='module')
+def dask_client():
+    distributed = pytest.importorskip('distributed')
+    os.environ['PYTHONPATH'] = PYTHONPATH
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        with distributed.Client(cluster) as client: yield client
+
+@pytest.mark.slow
+def test_dask(dask_client, tmp_path): same_grid(dask_client.get_executor(), tmp_path)
+
+@pytest.mark.slow
+def test_dask_race(dask_client, tmp_path): same_race(tmp_path, executor=dask_client.get_executor())
+
+@pytest.mark.slow
+def test_dask_killed_worker(dask_client, tmp_path):
+    pool = dask_client.get_executor()
+    got = list(run_calls(dies_once, [(o,) for o in 'abcd'], str(tmp_path), executor=pool, folder=tmp_path))
+    assert sorted(o for _,o in got) == [*'abcd'] and len(lines(tmp_path/'b')) == 2
+
+@pytest.fixture(scope='module')
+def ray_cluster():
+    ray = pytest.importorskip('ray')
+    ray.init(num_cpus=2, include_dashboard=False, runtime_env=dict(env_vars=dict(PYTHONPATH=PYTHONPATH)))
+    yield ray
+    ray.shutdown()
+
+@pytest.mark.slow
+def test_ray(ray_cluster, tmp_path):
+    from fastnoisy.benchmark.executors import RayExecutor
+    same_grid(RayExecutor(), tmp_path)
+    got = list(run_calls(dies_once, [(o,) for o in 'abcd'], str(tmp_path), executor=RayExecutor(), folder=tmp_path))
+    assert sorted(o for _,o in got) == [*'abcd'] and len(lines(tmp_path/'b')) == 2
+
+@pytest.mark.slow
+def test_submitit(tmp_path):
+    submitit = pytest.importorskip('submitit')
+    executor = submitit.AutoExecutor(tmp_path/'logs', cluster='local')
+    executor.update_parameters(timeout_min=5)
+    same_grid(executor, tmp_path)

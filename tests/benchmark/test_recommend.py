@@ -1,0 +1,234 @@
+"The race: who goes on, who wins, what a tie is, what is trained and what is not trained again"
+from functools import partial
+import numpy as np, pandas as pd, pytest, torch
+from fastai.basics import Callback, L
+from fastai.tabular.all import CategoryBlock, Categorify, Normalize, TabularDataLoaders
+from fastnoisy.benchmark.recommend import (Race, Stage, everything, parse_budget, race_cost, recommend, run_stage,
+                                           seeds_difference, stages_of, train_recipe)
+from fastnoisy.benchmark.recommend import _run_race, _winner
+from fastnoisy.core.registry import METHODS, register_method
+from fastnoisy.data.digits import digits_dls
+from helpers import blob_dls, blobs, noisy_dls, small_model, weights_of
+
+QUICK = dict(recipes=['also', 'elr'], epochs=4, lr=.1, tell=str)
+
+def model(k=3): return small_model(k=k, seed=torch.randint(10**6, (1,)).item())
+
+# one training
+
+@pytest.mark.parametrize('recipe', ['ce', 'elr', 'also', 'co-teaching', 'gce+also'])
+def test_a_training_in_stages_is_one_training(recipe, tmp_path):
+    def run(folder, *stops):
+        for a,b in zip((0, *stops), stops):
+            res = run_stage((noisy_dls(), model), Stage(recipe, 3, a, b, 4, .1, str(tmp_path/folder)))
+            assert res['error'] is None
+        return res,torch.load(tmp_path/folder/'models'/f'{Stage(recipe, 3, 0, 0, 0, 0., "").name}-best.pth')
+    (one,weights),(two,others) = run('one', 4),run('two', 1, 2, 4)
+    assert (one['right'] == two['right']).all() and one['best_epoch'] == two['best_epoch']
+    assert all(torch.equal(v, others[k]) for k,v in weights.items())
+
+def test_a_diverging_training_says_so(tmp_path):
+    res = run_stage((noisy_dls(), model), Stage('ce', 0, 0, 2, 2, float('nan'), str(tmp_path)))
+    assert res['error'] == 'it diverged' and res['right'] is None
+
+def test_same_arguments_same_model():
+    dls = noisy_dls()
+    a,b,c = (train_recipe(dls, model, 'elr', 3, .1, seed) for seed in (1, 1, 2))
+    same = [torch.equal(weights_of(a.model), weights_of(o.model)) for o in (b, c)]
+    assert same == [True, False]
+    assert len(a.dls.train.dataset) == 296 and len(a.dls.valid.dataset) == 200
+    stopped = train_recipe(dls, model, 'elr', 3, .1, 1, stop=2)
+    assert len(stopped.recorder.values) == 2 and stopped.recorder.losses[:10] == a.recorder.losses[:10]
+
+# everything
+
+def seen(dls):
+    "What the training loader gives in an epoch, sorted"
+    return torch.cat([_sums(o) for o in dls.train.new(shuffle=False, drop_last=False)]).sort().values
+
+def _sums(b): return (b[1] if len(b) == 3 else b[0]).flatten(1).float().sum(1) # of a table the numbers
+
+def table_dls():
+    x,y = blobs(120)
+    df = pd.DataFrame(x.numpy(), columns=list('abcd')).assign(e=['x', 'y']*60, y=y.numpy())
+    names = dict(cat_names=['e'], cont_names=list('abcd'), y_names='y', y_block=CategoryBlock())
+    return TabularDataLoaders.from_df(df, procs=[Categorify, Normalize], **names, valid_idx=range(80, 120), bs=16,
+                                      device='cpu')
+
+@pytest.mark.parametrize('make', [noisy_dls, blob_dls, lambda: digits_dls(device='cpu'), table_dls])
+def test_everything_is_both_parts(make):
+    dls = make()
+    both = everything(dls)
+    n = [len(o.dataset) for o in dls.loaders[:2]]
+    parts = [o.new(shuffle=False, drop_last=False) for o in dls.loaders[:2]]
+    values = torch.cat([_sums(b) for o in parts for b in o])
+    assert len(both.train.dataset) == sum(n) and len(dls.train.dataset) == n[0]
+    torch.testing.assert_close(seen(both), values.sort().values)
+
+# who goes on
+
+class Fake:
+    "A race whose trainings are drawn: of `n` samples a recipe gets a share right"
+    def __init__(self, tmp_path, shares, budget=6., epochs=8, n=1000, fails=()):
+        self.shares,self.n,self.fails = shares,n,fails
+        self.done,self.rng = [],np.random.default_rng(0)
+        tmp_path.mkdir(exist_ok=True)
+        self.race = Race(None, None, list(shares), budget, epochs, .1, 0, tmp_path, self.run, str)
+        self.noise = self.rng.random(n)
+
+    def run(self, calls):
+        for stage, in calls:
+            self.done.append((stage.recipe, stage.seed, stage.start, stage.stop))
+            right = (self.noise + .05*self.rng.standard_normal(self.n)) < self.shares[stage.recipe]
+            error = 'x' if stage.recipe in self.fails else None
+            res = dict(accuracy=right.mean(), best_epoch=0, right=None if error else right, error=error)
+            yield (stage,),dict(res, seconds=stage.stop - stage.start)
+
+    def result(self): return _winner(self.race, _run_race(self.race))
+
+def test_the_best_wins(tmp_path):
+    fake = Fake(tmp_path, dict(ce=.5, a=.55, b=.8, c=.6, d=.4))
+    name,d,se = fake.result()
+    assert name == 'b' and d == pytest.approx(.3, abs=.03) and se < .02
+    assert fake.race.status['d'] == 'out after epoch 2' and fake.race.status['a'] == 'out after epoch 2'
+
+def test_plain_wins_ties_and_is_never_out(tmp_path):
+    name,d,se = Fake(tmp_path, dict(ce=.7, a=.7, b=.69)).result()
+    assert name == 'ce' and abs(d) <= se
+    fake = Fake(tmp_path/'x', dict(ce=.2, a=.9)) # hopeless, but plain
+    assert fake.result()[0] == 'a' and ('ce', 0, 4, 8) in fake.done
+
+def test_plain_wins_where_others_are_worse(tmp_path):
+    fake = Fake(tmp_path, dict(ce=.8, a=.5, b=.4, c=.3))
+    assert fake.result()[0] == 'ce'
+    assert sum(o[0] != 'ce' for o in fake.done) == 3 # hopeless ones are out at once
+
+def test_no_stage_twice_and_seeds_for_the_last_two(tmp_path):
+    fake = Fake(tmp_path, dict(ce=.5, a=.55, b=.6, c=.52, d=.51), budget=9)
+    fake.result()
+    assert len(set(fake.done)) == len(fake.done)
+    assert {o[:2] for o in fake.done if o[1]} == {(r, s) for r in ('ce', 'b') for s in range(1, 4)}
+    assert fake.race.spent <= 9.2
+
+@pytest.mark.parametrize('budget', [1, 2, 3, 4, 6, 12])
+def test_budget_is_kept(tmp_path, budget):
+    fake = Fake(tmp_path, dict(ce=.5, a=.55, b=.6, c=.52, d=.51), budget)
+    fake.result()
+    assert fake.race.spent <= budget*1.05
+    if budget == 1: assert {o[0] for o in fake.done} == {'ce'}
+
+def test_those_who_fail_are_out(tmp_path):
+    fake = Fake(tmp_path, dict(ce=.5, a=.9, b=.6), fails=['a'])
+    assert fake.result()[0] == 'b' and fake.race.status['a'] == 'failed: x'
+    with pytest.raises(ValueError, match='Plain training does not work: failed: x'):
+        Fake(tmp_path/'x', dict(ce=.5, a=.9), fails=['ce']).result()
+
+def test_error_of_the_difference():
+    rng = np.random.default_rng(1)
+    a,b = rng.random((2, 4, 300)) < .7
+    d,se = seeds_difference(a, b)
+    by_sample = (a.mean(0) - b.mean(0)).std()/300**.5
+    by_seed = (a.mean(1) - b.mean(1)).std(ddof=1)/2
+    assert d == pytest.approx(a.mean() - b.mean()) and se == pytest.approx((by_sample**2 + by_seed**2)**.5)
+
+def test_stages_and_costs():
+    assert [stages_of(o) for o in (1, 2, 3, 8)] == [[1], [1, 2], [1, 2, 3], [2, 4, 8]]
+    assert race_cost([1], 8) == 1 and race_cost([1, 1], 8) == 2 and race_cost([1, 3, 1, 1], 8) == 6/4 + 4/4 + 4/2
+
+# the whole
+
+def test_the_answer(tmp_path):
+    dls,said = noisy_dls(),[]
+    rng = dls.train.rng.getstate()
+    torch.manual_seed(5)
+    drawn = torch.get_rng_state()
+    found = recommend(dls, model, 6, out=tmp_path, **{**QUICK, 'tell': said.append})
+    assert torch.equal(drawn, torch.get_rng_state()) and dls.train.rng.getstate() == rng # nothing else notices
+    assert found.table.recipe.tolist() == ['ce', 'also', 'elr']
+    assert found.table.status.tolist().count('recommended') == 1
+    assert (found.recipe == 'ce') == (found.difference <= found.error)
+    assert found.can_tell or 'No difference can be told' in found.why
+    assert found.noise.n >= 96 and 'labels seem to be wrong' in found.why and 'model can learn' in found.why
+    assert found.code in repr(found) and found.why in repr(found)
+    names = dict(train_recipe=train_recipe, dls=dls, make_model=model)
+    exec(found.code, names)
+    assert torch.equal(weights_of(names['learn'].model), weights_of(found.learn.model))
+    again,n = recommend(dls, model, 6, out=tmp_path, **{**QUICK, 'tell': said.append}),len(said)
+    assert len(said) == n and again.table.equals(found.table) # nothing is trained twice
+
+def test_stopped_and_continued(tmp_path):
+    def stop_at(n):
+        said = []
+        def tell(o):
+            said.append(o)
+            if len(said) == n: raise KeyboardInterrupt
+        return said,tell
+    whole,tell = stop_at(-1)
+    first = recommend(noisy_dls(), model, 6, out=tmp_path/'whole', retrain=False, **{**QUICK, 'tell': tell})
+    said = []
+    for n in (1, 3):
+        part,tell = stop_at(n)
+        with pytest.raises(KeyboardInterrupt):
+            recommend(noisy_dls(), model, 6, out=tmp_path/'parts', **{**QUICK, 'tell': tell})
+        said += part
+    rest,tell = stop_at(-1)
+    second = recommend(noisy_dls(), model, 6, out=tmp_path/'parts', retrain=False, **{**QUICK, 'tell': tell})
+    columns = ['recipe', 'seed', 'epochs', 'accuracy', 'best_epoch']
+    a,b = (pd.read_csv(tmp_path/o/'stages.csv')[columns] for o in ('whole', 'parts'))
+    both = a.merge(b, on=columns[:3]) # costs are measured, so one may have had time for a seed more
+    assert (both.accuracy_x == both.accuracy_y).all() and len(both) >= 7 and not b.duplicated(columns[:3]).any()
+    assert len(said) + len(rest) == len(b)
+
+def test_rows_whose_file_is_gone_are_trained_again(tmp_path):
+    recommend(noisy_dls(), model, 1, out=tmp_path, retrain=False, **QUICK)
+    next(tmp_path.glob('ce-0-4.npy')).unlink()
+    said = []
+    recommend(noisy_dls(), model, 1, out=tmp_path, retrain=False, **{**QUICK, 'tell': said.append})
+    assert len(said) == 1 and said[0].startswith('ce, seed 0, to epoch 4')
+
+def test_another_race_in_the_folder(tmp_path):
+    recommend(noisy_dls(), model, 1, out=tmp_path, retrain=False, **QUICK)
+    for dls,options in ((noisy_dls(), dict(lr=.2)), (noisy_dls(share=.1), {})):
+        with pytest.raises(ValueError, match='holds a race with other (lr|key)'):
+            recommend(dls, model, 1, out=tmp_path, **{**QUICK, **options})
+
+def test_a_recipe_that_fails(tmp_path):
+    class Bang(Callback):
+        def after_pred(self): raise MemoryError('all full')
+    register_method('bang', lambda: dict(cbs=Bang()), '')
+    try: found = recommend(noisy_dls(), model, 6, ['bang', 'elr'], 2, .1, out=tmp_path, retrain=False, tell=str)
+    finally: METHODS.pop('bang')
+    assert found.table.status[1].startswith('failed: MemoryError') and found.recipe in ('ce', 'elr')
+
+# what is wrong is told before any training
+
+def without(dls, c):
+    "No validation sample of class `c`"
+    dls.loaders[1] = dls.loaders[1].new(L(o for o in dls.loaders[1].dataset if o[1] != c))
+    return dls
+
+def alone(dls):
+    dls.loaders = dls.loaders[:1]
+    return dls
+
+@pytest.mark.parametrize('dls, kwargs, says', [
+    (noisy_dls, dict(recipes=['nope']), "'nope' is unknown"), (noisy_dls, dict(recipes=['gjs']), 'gjs needs images'),
+    (noisy_dls, dict(recipes=['oracle']), 'needs known noise'), (lambda: alone(noisy_dls()), {}, 'no validation set'),
+    (lambda: without(noisy_dls(), 2), {}, r'no sample of 1 of the classes \(2\)'),
+    (noisy_dls, dict(budget=.5), 'too small for one training'),
+    (noisy_dls, dict(budget='0.0000001min'), 'too small for one'),
+    (noisy_dls, dict(budget='much'), "give plain trainings.*'10min'"), (noisy_dls, dict(epochs=0), 'epochs=0'),
+    (noisy_dls, dict(jobs=0), 'jobs=0')])
+def test_errors(dls, kwargs, says, tmp_path):
+    said = []
+    with pytest.raises(ValueError, match=says):
+        recommend(dls(), model, **{'out': tmp_path/'x', **QUICK, **kwargs, 'tell': said.append})
+    assert not said and not list(tmp_path.glob('x/*.csv'))
+
+def test_a_model_that_does_not_fit():
+    with pytest.raises(RuntimeError): recommend(noisy_dls(), partial(small_model, d=7), **QUICK)
+
+BUDGETS = [(6, (6, None)), ('2.5', (2.5, None)), ('10min', (None, 600)), ('.5 min', (None, 30))]
+
+@pytest.mark.parametrize('text, expected', BUDGETS)
+def test_budgets(text, expected): assert parse_budget(text) == expected
