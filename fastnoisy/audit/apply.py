@@ -278,7 +278,7 @@ def apply_review(
     form:str='links', # Of a folder or list of images: 'links' or 'copies' of the files; 'list': changes.csv only
 )->Applied:
     "Decisions back to the data of an audit"
-    folder = ResultFolder(audit)
+    decisions,folder = read_decisions(decisions),ResultFolder(audit)
     if not folder.origin: raise FileNotFoundError(
         f'{folder.path} holds no results of an audit with its source: name the folder with audit.json, --audit FOLDER.')
     o = folder.origin

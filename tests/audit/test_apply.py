@@ -291,9 +291,13 @@ def test_apply_without_a_browser(tmp_path, capsys):
 @pytest.mark.parametrize('args, says', [
     ([], 'give the decisions.csv'), (['d.csv', '--undo', 'x'], 'give the decisions.csv'), (['--undo', 'x'],
                                                                                            'was not written by'),
-    (['gone.csv', '--audit', '.'], 'no results of an audit')])
+    (['gone.csv'], 'gone.csv: there is no such file'), (['other.csv'], 'other.csv has no column sample_id'),
+    (['here.csv', '--audit', '.'], 'no results of an audit')])
 def test_wrong_arguments(args, says, tmp_path, monkeypatch):
+    "The first word that is wrong is named first: the file, then the folder of the audit"
     monkeypatch.chdir(tmp_path)
+    pd.DataFrame([decision(0, 'a', 'x', 'y')]).to_csv('here.csv', index=False)
+    (tmp_path/'other.csv').write_text('a,b\n1,2\n')
     with pytest.raises(SystemExit, match=says): main(['apply', *args])
 
 # the folder of the results
