@@ -9,6 +9,7 @@ __all__ = ['read_labels', 'HumanNoise', 'annotator_noise']
 from copy import copy
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,8 @@ def read_labels(
     try: table = _READERS[path.suffix.lower()](path)
     except OSError: raise
     except Exception as e: # NumPy, zip files, pandas and PyTorch have a dozen of their own for a damaged file
-        why = str(e).split('\n')[0][:200]
+        is_pickle = isinstance(e, UnpicklingError)
+        why = 'it is cut off, or holds objects that may run code' if is_pickle else str(e).split('\n')[0][:200]
         raise ValueError(f'{path} cannot be read as labels, of numbers or texts ({type(e).__name__}: {why})') from e
     if not isinstance(table, dict):
         table = np.asarray(table)
