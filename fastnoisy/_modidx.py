@@ -3216,6 +3216,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'fastnoisy/noise/human.py'),
                                        'fastnoisy.noise.human.HumanNoise.rows': ( 'noise/human.html#humannoise.rows',
                                                                                   'fastnoisy/noise/human.py'),
+                                       'fastnoisy.noise.human._load_arrays': ('noise/human.html#_load_arrays', 'fastnoisy/noise/human.py'),
+                                       'fastnoisy.noise.human._load_csv': ('noise/human.html#_load_csv', 'fastnoisy/noise/human.py'),
                                        'fastnoisy.noise.human._load_tensors': ( 'noise/human.html#_load_tensors',
                                                                                 'fastnoisy/noise/human.py'),
                                        'fastnoisy.noise.human.annotator_noise': ( 'noise/human.html#annotator_noise',

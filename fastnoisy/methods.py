@@ -82,7 +82,8 @@ class TwoViews(Callback):
         if len(self.xb) != 1 or self.x.dim() != 4: raise TypeError(
             'Two views are made of images (B, C, H, W), but the inputs have the shapes '
             f'{[tuple(o.shape) for o in self.xb]}: use js, the same loss with one view.')
-        self.learn.xb = (torch.cat([self.x, shifted(self.x, self.train_iter)]),)
+        seed = 1_000_003*self.epoch + self.iter # `train_iter` begins anew where a training is gone on with
+        self.learn.xb = (torch.cat([self.x, shifted(self.x, seed)]),)
 
     def after_pred(self): self.learn.pred = tuple(self.pred.chunk(2))
 

@@ -8,7 +8,7 @@ from helpers import PYTHONPATH
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 CASES = dict(losses=60, numbers=60, names=20, files=30, arguments=40, options=12, labels=6, batches=6, stops=5,
-             checkpoints=4, kills=1, tables=1, audits=1)
+             checkpoints=4, kills=1, tables=1, audits=1, exchanged=30, disks=3, processes=1, texts=1)
 MINUTES = os.environ.get('FASTNOISY_ADVERSARIAL_MINUTES')
 
 @pytest.fixture(autouse=True)

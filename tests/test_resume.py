@@ -1,5 +1,6 @@
 "A training that was stopped and goes on is the training that was not stopped, bit for bit. See resume.py."
 import os, random, shutil, subprocess, sys
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -87,6 +88,15 @@ def test_ctrl_c(method, tmp_path, wholes):
     learn.load(f'model_{STOP-1}')
     assert_same(fit(learn, start_epoch=STOP), wholes(method))
 
+def test_two_views(tmp_path, wholes):
+    "The moves of the second view are those of the epoch; the random streams are kept where any method is there"
+    learn = make_learner('gjs', tmp_path, 1)
+    def stop(): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): fit(learn, At(stop))
+    again = make_learner('gjs', tmp_path, 2)
+    again.load(f'model_{STOP-1}')
+    assert_same(fit(again, start_epoch=STOP), wholes('gjs'))
+
 @pytest.mark.parametrize('method', ALL)
 def test_our_part_of_the_file_needs_no_pickle(method, tmp_path, wholes):
     learn = wholes(method)
@@ -119,6 +129,31 @@ def test_disk_full(tmp_path, monkeypatch):
         learn.save('x')
     assert (tmp_path/'models/x.pth').read_bytes() == before and len(list((tmp_path/'models').iterdir())) == 1
     learn.load('x').fit(1)
+
+@contextmanager
+def files_of_at_most(n_bytes):
+    resource = pytest.importorskip('resource')
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, limits[1]))
+    try: yield
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+@pytest.mark.parametrize('share', [0, .1, .5, .99])
+@pytest.mark.parametrize('write', ['save', 'export'])
+def test_files_that_cannot_grow(write, share, tmp_path):
+    "The system's own limit: PyTorch's writer fails with an error that does not say so"
+    learn = make_learner('also', tmp_path, 1)
+    learn.fit(1)
+    name = dict(save='x', export='x.pkl')[write]
+    path = dict(save=tmp_path/'models/x.pth', export=tmp_path/'x.pkl')[write]
+    getattr(learn, write)(name)
+    before = path.read_bytes()
+    learn.fit(1)
+    with files_of_at_most(int(share*len(before))), pytest.raises(OSError, match='disk is full.*as it was|too large'):
+        getattr(learn, write)(name)
+    assert path.read_bytes() == before and [o for o in path.parent.iterdir() if o.is_file()] == [path]
+    getattr(learn, write)(name)
+    assert path.read_bytes() != before
 
 def test_skipped_epochs_leave_files_and_records_alone(tmp_path):
     learn = fit(make_learner('also', tmp_path, 1))

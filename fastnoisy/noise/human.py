@@ -7,7 +7,9 @@ __all__ = ['read_labels', 'HumanNoise', 'annotator_noise']
 
 # %% ../../nbs/noise/human.ipynb #257762dc
 from copy import copy
+from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import pandas as pd
@@ -23,12 +25,14 @@ def read_labels(
 ) -> np.ndarray: # (N,)
     "Returns one column of labels; `ValueError` names the columns where it is not clear which is meant"
     path = Path(path)
-    kind = path.suffix.lower()
-    if kind == '.npy': table = np.load(path, allow_pickle=False)
-    elif kind == '.npz': table = dict(np.load(path, allow_pickle=False))
-    elif kind == '.csv': table = {k: v.to_numpy() for k, v in pd.read_csv(path).items()}
-    elif kind in ('.pt', '.pth'): table = _load_tensors(path)
-    else: raise ValueError(f'{path}: labels are read from .npy, .npz, .csv and .pt files')
+    if path.suffix.lower() not in _READERS:
+        raise ValueError(f'{path}: labels are read from .npy, .npz, .csv and .pt files')
+    try: table = _READERS[path.suffix.lower()](path)
+    except OSError: raise
+    except Exception as e: # NumPy, zip files, pandas and PyTorch have a dozen of their own for a damaged file
+        is_pickle = isinstance(e, UnpicklingError)
+        why = 'it is cut off, or holds objects that may run code' if is_pickle else str(e).split('\n')[0][:200]
+        raise ValueError(f'{path} cannot be read as labels, of numbers or texts ({type(e).__name__}: {why})') from e
     if not isinstance(table, dict):
         table = np.asarray(table)
         table = {0: table} if table.ndim == 1 else dict(enumerate(table.T))
@@ -43,6 +47,14 @@ def _load_tensors(path):
     dtypes = [type(np.dtype(o)) for o in 'bBhHiIlLqQ']
     parts = [np.ndarray, np.dtype, (rebuild, 'numpy.core.multiarray._reconstruct'), rebuild, *dtypes]
     with torch.serialization.safe_globals(parts): return torch.load(path, map_location='cpu', weights_only=True)
+
+def _load_arrays(path):
+    with np.load(path, allow_pickle=False) as file: return dict(file)
+
+def _load_csv(path): return {k: v.to_numpy() for k, v in pd.read_csv(path).items()}
+
+_READERS = {'.npy': partial(np.load, allow_pickle=False), '.npz': _load_arrays, '.csv': _load_csv,
+            '.pt': _load_tensors, '.pth': _load_tensors}
 
 # %% ../../nbs/noise/human.ipynb #147e30a9
 class HumanNoise(NoiseModel):

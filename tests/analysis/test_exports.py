@@ -49,6 +49,19 @@ def test_there_and_back(tmp_path):
     assert report.apply(decisions).new_label.tolist() == ['dog', 'bird']
     assert len(from_label_studio([])) == 0 and len(report.apply(from_label_studio([]))) == 0
 
+@pytest.mark.parametrize('spoil, says', [
+    (lambda t: t.pop('data'), "Task 1 .*KeyError: 'data'"), (lambda t: t['data'].pop('item'), 'Task 1 .*item'),
+    (lambda t: t.update(data=3), 'Task 1 .*TypeError'), (lambda t: t['annotations'][0].update(result=3), 'Task 1'),
+    (lambda t: t['annotations'][0]['result'][0]['value'].update(choices=[]), 'Task 1 .*IndexError'),
+    (lambda t: t['annotations'][0]['result'][0]['value'].update(choices=[7]), 'choice is 7, no label'),
+    (lambda t: t.update(annotations='x'), 'Task 1 .*AttributeError')])
+def test_a_spoilt_export_is_refused(spoil, says, tmp_path):
+    tasks = [annotated(o, 'cat') for o in to_label_studio(small_report())[:3]]
+    spoil(tasks[1])
+    with pytest.raises(ValueError, match=says): from_label_studio(tasks)
+    (tmp_path/'x.json').write_text('{"a": 1}')
+    with pytest.raises(ValueError, match='no list of tasks'): from_label_studio(tmp_path/'x.json')
+
 def test_label_studio_takes_them():
     interface = needs('label_studio_sdk.label_interface')
     report = small_report()
