@@ -246,8 +246,8 @@ def reason(
 def suggestion_of(
     row, # Of the report: a tuple with names
 ): # Name of a class; None where nothing else than the given label is in sight
-    "The suggested label, else the predicted one, where it is not the given one"
-    for name in (row.suggested_label, row.predicted_label):
+    "The suggested label, else the annotators' consensus, else the predicted one, where it is not the given one"
+    for name in (row.suggested_label, getattr(row, 'consensus_label', None), row.predicted_label):
         if isinstance(name, str) and name != row.given_label: return name
 
 def _number(v, digits=4): return None if v is None or not math.isfinite(v) else round(float(v), digits)
@@ -269,8 +269,10 @@ def marks_of(
     row, # Of the report: a tuple with names
 )->list: # Of texts
     "What else is odd about a sample"
+    consensus = getattr(row, 'consensus_label', row.given_label)
     marks = {'nearly equal to a sample with another label': getattr(row, 'near_duplicate', -1) >= 0,
-             'like no other sample': getattr(row, 'is_outlier', False)}
+             'like no other sample': getattr(row, 'is_outlier', False),
+             'the consensus of the annotators is another label': consensus != row.given_label}
     return [name for name,is_so in marks.items() if is_so]
 
 # %% ../../../nbs/analysis/report/cards.ipynb #ae16a517

@@ -17,12 +17,14 @@ def is_table(
     "Is it a table of fastai, `TabularPandas`?"
     return isinstance(getattr(dataset, 'items', None), pd.DataFrame) and hasattr(dataset, 'procs')
 
-def _text_of(dataset, x):
-    "The words behind the numbers of a text of fastai; None for what is no text"
+def _text_of(dataset, i, x):
+    "The text as it was given, or the words behind the numbers of a text of fastai; None for what is no text"
     if isinstance(x, str): return str(x)
     if 'TensorText' not in [o.__name__ for o in type(x).__mro__]: return None
     parts = getattr(dataset, 'tls', ())
-    return str(parts[0].decode(x)) if len(parts) else None
+    if not len(parts): return None
+    item = parts[0].items.iloc[i] if hasattr(parts[0].items, 'iloc') else parts[0].items[i]
+    return item if isinstance(item, str) else str(parts[0].decode(x))
 
 def _to_image(x):
     "Values (H, W), (H, W, C) or (C, H, W) as a picture; floats from their smallest to their largest value"
@@ -44,7 +46,7 @@ def sample_content(
     x = dataset[i]
     if isinstance(x, (tuple, list)): x = x[0]
     if isinstance(x, Image.Image): return 'image',x
-    text = _text_of(dataset, x)
+    text = _text_of(dataset, i, x)
     if text is not None: return 'text',text
     x = np.asarray(x)
     if x.ndim == 3 or (x.ndim == 2 and min(x.shape) > 16): return 'image',_to_image(x)

@@ -127,7 +127,7 @@ def _part_of(kind, *args, **kwargs):
 # %% ../../../nbs/analysis/report/table.ipynb #4417d15f
 class ReviewedTable(pd.DataFrame):
     "A table of labels that shows first what is read first, and takes back the decisions of a review"
-    whole = embedding = data_id = made = id_columns = None
+    whole = embedding = data_id = made = id_columns = annotators = None
 
     def view(self)->pd.DataFrame:
         "The table with the columns that are read first in front"
@@ -157,7 +157,8 @@ class ReviewedTable(pd.DataFrame):
 class NoiseReport(ReviewedTable):
     "One row per training sample. `noise_rate`, `interval`, `per_class`, `transition` and `source` sum it up"
     _metadata = ['learn', 'vocab', 'source', 'separates', 'estimate', 'noise_rate', 'interval', 'per_class',
-                 'transition', 'whole', 'embedding', 'data_id', 'made', 'id_columns', 'undetermined', 'verdict']
+                 'transition', 'whole', 'embedding', 'data_id', 'made', 'id_columns', 'annotators', 'undetermined',
+                 'verdict']
     undetermined,verdict = '',None
 
     @property
