@@ -18,7 +18,8 @@ from PIL import Image
 from ...core.rng import isolated_rng
 from ..neighbors import nearest
 from .decisions import data_id_of
-from .content import content_or_reason, is_table, said_value, table_values
+from .content import (content_or_reason, is_table, said_value, shown_dataset,
+                                               table_values)
 
 # %% ../../../nbs/analysis/report/cards.ipynb #32a85a26
 MAX_EXAMPLES = 3000 # samples, of all classes together, that cards show for comparison
@@ -294,7 +295,7 @@ def review_data(
 )->dict: # Of what JSON can hold
     "All that the review page shows of single samples"
     whole = pd.DataFrame(report) if report.whole is None else report.whole
-    rows,dataset,embedding = card_rows(report, n),report.learn.dls.train.dataset,report.embedding
+    rows,dataset,embedding = card_rows(report, n),shown_dataset(report),report.embedding
     ids = rows.sample_id.to_numpy()
     suggested = [suggestion_of(o) for o in rows.itertuples(index=False)]
     near = nearest_examples(ids, suggested, examples_of(whole, len(report.vocab)), embedding)
@@ -303,7 +304,7 @@ def review_data(
     labels = around(ids, whole.sort_values('sample_id').given_label, embedding)
     parts = zip(rows.itertuples(index=False), below[ids], labels, suggested)
     reasons = [reason(*o, report.source) for o in parts]
-    extra = [o for o in ('row', *(report.id_columns or ())) if o in rows]
+    extra = [o for o in ('row', 'split', *(report.id_columns or ())) if o in rows]
     contents = Contents(dataset)
     for o in (ids, *near): contents.add(o)
     table = table_part(table_values(dataset), whole, ids, suggested, near) if is_table(dataset) else None
