@@ -94,11 +94,13 @@ def demo(
     return rows
 
 # %% ../nbs/cli.ipynb #3d5d9a49
-def _audit(**options):
+def _audit(y, **options):
     import matplotlib
     matplotlib.use('Agg')
     from fastnoisy.audit.run import audit
-    if audit(**options).partial: sys.exit('fastnoisy: interrupted, so the results are partial')
+    nothing = all(options[o] is None for o in ('path', 'csv', 'npz'))
+    if nothing and not isinstance(y, str) and len(y) > 1: *y,options['path'] = y # `fastnoisy audit --y kind FILE`
+    if audit(y=y, **options).partial: sys.exit('fastnoisy: interrupted, so the results are partial')
 
 # %% ../nbs/cli.ipynb #1197145c
 def _apply(decisions=None, undo=None, **options):
@@ -215,10 +217,13 @@ def _add_demo(sub):
     d.add_argument('--out', default='fastnoisy-demo', help='folder for the plots (default: ./fastnoisy-demo)')
     d.set_defaults(run=demo)
 
+# %% ../nbs/cli.ipynb #198e956d
 _AUDIT_EXAMPLES = '''examples:
   fastnoisy audit photos                                one sub-folder per class
   fastnoisy audit table.csv --y kind                    a table
   fastnoisy audit --csv list.csv --x file --y kind      images that a CSV lists
+  fastnoisy audit table.csv --y anna ben carla          a table labelled by several annotators
+  fastnoisy audit reviews.csv --text review --y stars   texts
   fastnoisy audit --csv beats.csv --series              series, one in each row
   fastnoisy audit --npz data.npz --no-pretrained        arrays images and labels
 '''
@@ -234,7 +239,8 @@ def _add_audit(sub):
     a.add_argument('--csv', metavar='FILE', help='a list of images (with --x), series (with --series) or a table')
     a.add_argument('--x', metavar='COLUMN',
                    help="CSV: paths of the images, relative to the CSV's folder (default: none, a table)")
-    a.add_argument('--y', metavar='COLUMN', default='label', help='CSV: the labels (default: label)')
+    a.add_argument('--y', metavar='COLUMN', nargs='+', default='label',
+                   help='CSV: the labels; several columns are several annotators (default: label)')
     a.add_argument('--series', action='store_true',
                    help='CSV: each row is a series, all columns but the labels are its points')
     a.add_argument('--npz', metavar='FILE', help='arrays images (or x, train_images) and labels (or y, train_labels)')
@@ -256,8 +262,9 @@ def _add_audit(sub):
     _add_audit_training(a.add_argument)
     a.set_defaults(run=_audit)
 
-# %% ../nbs/cli.ipynb #198e956d
+# %% ../nbs/cli.ipynb #b54d408f
 def _add_audit_training(add):
+    add('--text', metavar='COLUMN', help='CSV: texts, from which the label is to be told')
     add('--threshold', type=float, default=.5, metavar='P',
         help='probability of being wrong above which a label is flagged, in (0, 1) (default: 0.5)')
     add('--bs', type=_positive, metavar='N', help='samples in a batch, at most (default: 8 to 64)')

@@ -17,7 +17,8 @@ import fastnoisy
 from ..analysis.report.decisions import changes_of, checked_decisions, read_decisions
 from ..analysis.report.page import harmless, quoting_for
 from .results import ResultFolder, sha256
-from .sources import folder_images, is_parquet, label_texts, read_npz, read_parquet, read_texts
+from .sources import (folder_images, given_labels, is_parquet, label_columns, label_texts, read_npz,
+                                     read_parquet, read_texts)
 
 # %% ../../nbs/audit/apply.ipynb #3c9a8946
 def _listing(path):
@@ -38,7 +39,7 @@ def origin_of(
     source, # Folder, CSV or .npz file
     kind:str, # 'path' (a folder), 'csv' or 'npz'
     x:str=None, # Column of the image paths, of a CSV
-    y:str='label', # Column of the labels, of a CSV
+    y='label', # Column of the labels, of a CSV, or those of several annotators
 )->dict:
     "What an audit notes of its source"
     return dict(source=str(source), kind=kind, x=x, y=y, state=state_of(source))
@@ -54,7 +55,7 @@ def source_samples(
     if origin['kind'] == 'npz': labels = label_texts(source, read_npz(source)[1])
     else:
         texts = read_texts(source)
-        labels = texts[origin['y']].str.strip().to_numpy()
+        labels = given_labels(texts, origin['y'])
     rows = range(len(labels))
     if origin['x'] is None: return pd.DataFrame(dict(item=list(rows), given_label=labels))
     return pd.DataFrame(dict(item=[str(source.parent/o) for o in texts[origin['x']].str.strip()], given_label=labels))
@@ -83,14 +84,31 @@ def _replaced(column, rows, values):
     for i,v in zip(rows, values): res.iloc[int(i)] = v
     return res
 
+def _free_column(table, name='label'):
+    while name in table: name = f'reviewed_{name}'
+    return name
+
+def _with_labels(source, y, rows, labels, part):
+    "Of several annotators: their columns as they are, and one more with the votes, or what was decided"
+    texts = read_texts(source)
+    new = given_labels(texts, y)
+    new[np.asarray(rows, dtype=int)] = list(labels)
+    table = read_parquet(source) if is_parquet(source) else texts
+    table[_free_column(table)] = new
+    if is_parquet(source): return table.to_parquet(part, index=False)
+    table.to_csv(part, index=False, quoting=quoting_for(table))
+
+# %% ../../nbs/audit/apply.ipynb #d0d59fed
 def corrected_csv(
     source, # The CSV
-    y:str, # Column of the labels
+    y, # Column of the labels, or those of several annotators
     rows, # Of the changed samples, (M,)
     labels, # Their new labels, (M,)
     part, # File to write
 ):
     "The CSV with new labels in some rows; all other cells as the texts they are"
+    if len(label_columns(y)) > 1: return _with_labels(source, y, rows, labels, part)
+    (y,) = label_columns(y)
     if is_parquet(source): return _corrected_parquet(source, y, rows, labels, part)
     texts = read_texts(source)
     texts.iloc[np.asarray(rows, dtype=int), texts.columns.get_loc(y)] = list(labels)

@@ -10,6 +10,7 @@ import os, shlex, shutil, sys, tempfile, warnings
 from functools import partial
 from pathlib import Path
 import numpy as np
+import pandas as pd
 import torch
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import fit_one_cycle, fine_tune
@@ -23,9 +24,12 @@ from .planted import recipe, train_with_planted_errors
 from .apply import Applied, all_arrays, apply_decisions, corrected_csv, corrected_npz, origin_of
 from ..analysis.report.decisions import is_decisions
 from ..analysis.report.oddities import oddities
+from ..analysis.annotators import crowdlab
+from ..analysis.feature_issues import fold_probabilities
 from .results import RECORD, ResultFolder, write_results
 from .sources import (has_images, labelled_csv, labelled_folder, labelled_npz, labelled_series,
-                                     read_npz, read_texts, same_place)
+                                     labelled_texts, given_labels, label_columns, annotation_ids, read_npz,
+                                     read_texts, same_place)
 
 # %% ../../nbs/audit/run.ipynb #4b6cb69c
 TEMPERATURE = .5 # nats, of ALSO; see "Temperature"
@@ -76,6 +80,23 @@ class AuditReport(NoiseReport):
         out = Path(o['out'])/'corrected' if out is None else out
         return apply_decisions(decisions, o, rows, o['names'], self.data_id, out, write, form)
 
+# %% ../../nbs/audit/run.ipynb #206900c4
+def _add_annotators(report, samples):
+    "What CROWDLAB makes of the labels of several annotators, and of predictions in folds from the features"
+    ids,vocab = annotation_ids(samples.annotations)
+    probs = np.full(vocab.shape, 1/len(vocab))[None].repeat(len(ids), 0)
+    if report.embedding is not None: probs = fold_probabilities(report.embedding, samples.label_ids, len(vocab))
+    crowd = crowdlab(ids, probs, list(samples.annotations), list(vocab))
+    report['consensus_label'],report['consensus_quality'] = vocab[crowd.consensus],crowd.quality
+    report['annotator_agreement'],report['n_annotations'] = crowd.agreement,crowd.n_labels
+    report.annotators = crowd.annotators
+
+def _said_annotators(report):
+    "One sentence"
+    worst,n = report.annotators.iloc[0],int((report.consensus_label != report.given_label).sum())
+    return (f'{len(report.annotators)} annotators, whose votes are the given labels; by CROWDLAB the consensus is '
+            f'another label in {n} samples, and the lowest quality is that of {worst.name}, {worst.quality:.0%}.')
+
 def _add_columns(report, samples):
     "Names and ids behind the place of each sample, the values of a table at the end, under names that are free"
     def add(table, place):
@@ -86,7 +107,9 @@ def _add_columns(report, samples):
             report.insert(len(report.columns) if place is None else place + len(names), free, table[name].to_numpy())
             names.append(free)
         return names
-    if samples.others is not None: report.id_columns = add(samples.others, report.columns.get_loc('item') + 1)
+    tables = [o for o in (samples.annotations, samples.others) if o is not None]
+    if tables: report.id_columns = add(pd.concat(tables, axis=1), report.columns.get_loc('item') + 1)
+    if samples.annotations is not None: _add_annotators(report, samples)
     if report.embedding is not None:
         found = oddities(report.embedding, report.given_label)
         report['near_duplicate'],report['is_outlier'] = found.near_duplicate,found.is_outlier
@@ -99,7 +122,8 @@ def _report(learn, samples, partial, n_epochs):
     _add_columns(report, samples)
     report.samples,report.partial = samples,partial
     interrupted = [f'PARTIAL: interrupted after {learn.bmm.n_epochs} of {n_epochs} epochs.'] if partial else []
-    report.notes = interrupted + samples.notes
+    crowd = [] if report.annotators is None else [_said_annotators(report)]
+    report.notes = interrupted + crowd + samples.notes
     return report
 
 # %% ../../nbs/audit/run.ipynb #835aa016
@@ -198,13 +222,14 @@ def _npz_copy(report, part):
 def _csv_copy(report, part, y):
     changed = report[report.is_label_issue]
     texts = read_texts(report.samples.source)
-    _check_unchanged(report, texts[y].str.strip() if y in texts else [])
+    names = label_columns(y)
+    _check_unchanged(report, given_labels(texts, y) if {*names} <= {*texts} else [])
     corrected_csv(report.samples.source, y, changed.row, changed.suggested_label, part)
 
 def corrected_copy(
     report:AuditReport,
     out, # Folder to write it to
-    y:str='label', # Column of the labels, of a CSV
+    y='label', # Column of the labels, of a CSV, or those of several annotators
 )->Path:
     "A copy of the source with the suggested labels: CSV, .npz, or a folder of links. The source is not touched"
     samples,out = report.samples,Path(out)
@@ -240,8 +265,15 @@ def _checked_source(path, csv, npz):
     found = kind_of_source(source) # also where the kind is given: there must be something
     return source,found if kind == 'path' else kind
 
-def _check_options(kind, x, series, epochs, device, apply, threshold, workers):
+def _check_columns(kind, x, y, series, text):
     if x is not None and kind != 'csv': raise ValueError(f'x={x!r} names a column, but there is no --csv.')
+    if text is not None and kind != 'csv': raise ValueError(f'text={text!r} names a column, but there is no --csv.')
+    if text is not None and (x is not None or series):
+        raise ValueError(f'text={text!r} (--text) reads texts, without --x and --series.')
+    if len(label_columns(y)) > 1 and kind != 'csv': raise ValueError(
+        f'y={y!r} names the columns of several annotators, but there is no --csv.')
+
+def _check_options(kind, series, x, epochs, device, apply, threshold, workers):
     if series and (kind != 'csv' or x is not None):
         raise ValueError('series=True (--series) reads the rows of a --csv, without --x.')
     if epochs is not None and epochs < 1: raise ValueError(f'epochs={epochs}: give a number >= 1.')
@@ -252,9 +284,10 @@ def _check_options(kind, x, series, epochs, device, apply, threshold, workers):
     except (RuntimeError, AssertionError) as e:
         raise ValueError(f'device={device!r} cannot be used here: {str(e).splitlines()[0]}') from e
 
-def _read_samples(source, kind, x, y, series, out):
+def _read_samples(source, kind, x, y, series, text, out):
     if kind == 'path': return labelled_folder(source, skip=out)
     if kind == 'npz': return labelled_npz(source)
+    if text is not None: return labelled_texts(source, text, y)
     return labelled_series(source, y) if series else labelled_csv(source, y, x)
 
 # %% ../../nbs/audit/run.ipynb #df1775a8
@@ -298,7 +331,7 @@ def _command(kind, source, settings, out):
         usual = dict(y='label', seed=0, series=False, threshold=.5, plant=0)
         if value is None or value == usual.get(name): continue
         if isinstance(value, bool): words.append(f'--{name}' if value else f'--no-{name}')
-        else: words += [f'--{name}', str(value)]
+        else: words += [f'--{name}', *([str(value)] if not isinstance(value, list) else value)]
     return ' '.join(map(shlex.quote, words))
 
 # %% ../../nbs/audit/run.ipynb #f232bb6d
@@ -307,7 +340,7 @@ def audit(
     csv=None, # or a CSV file, of images (with `x`) or a table
     npz=None, # or an .npz file with `images` and `labels`
     x:str=None, # CSV: column of the image paths, relative to the CSV's folder; None = a table or series
-    y:str='label', # CSV: column of the labels
+    y='label', # CSV: column of the labels, or a list of those of several annotators, whose votes are the labels
     series:bool=False, # CSV: is each row a series, whose points are all other columns? Else it is a table
     arch:str=None, # 'small_cnn' or the name of a timm model; None: resnet18, small_cnn for images below 32 pixels
     epochs:int=None, # >= 1; None: 30, for series 60, with pretrained weights 10 (and one before them for the head alone)
@@ -321,17 +354,22 @@ def audit(
     threshold:float=.5, # Noise probability above which a label is flagged, in (0, 1)
     bs:int=None, # Samples in a batch, at most, >= 2; None: see `batch_size_for`
     workers:int=None, # Processes that load images; None: none below 2,000 images, else fastai's choice
+    text:str=None, # CSV: column of the texts from which the label is to be told; None = a table, or images (`x`)
 )->AuditReport:
     "Train on all samples, find labels that are probably wrong, write report, table and learner, also after Ctrl-C"
     device = default_device() if device is None else device
     source,kind = _checked_source(path, csv, npz)
-    _check_options(kind, x, series, epochs, device, apply, threshold, workers)
+    y = label_columns(y)
+    if len(y) == 1: (y,) = y
+    _check_columns(kind, x, y, series, text)
+    _check_options(kind, series, x, epochs, device, apply, threshold, workers)
     if not 0 <= plant <= .5: raise ValueError(f'plant={plant}: give a share of the labels up to .5, or 0.')
-    settings = dict(x=x, y=y, series=series, arch=arch, epochs=epochs, size=size, pretrained=pretrained, seed=seed,
-                    threshold=threshold, plant=plant, bs=bs, workers=workers)
+    settings = dict(x=x, y=y, series=series, text=text, arch=arch, epochs=epochs, size=size, pretrained=pretrained,
+                    seed=seed, threshold=threshold, plant=plant, bs=bs, workers=workers)
     with _result_folder(out, source, apply).alone() as folder:
         print(f'Looking at {source}', flush=True)
-        samples,origin = _read_samples(source, kind, x, y, series, folder.path),origin_of(source, kind, x, y)
+        samples = _read_samples(source, kind, x, y, series, text, folder.path)
+        origin = origin_of(source, kind, x, y)
         _check_samples(folder.path, samples, apply)
         with isolated_rng(seed):
             cbs = recipe('also', TEMPERATURE, threshold)

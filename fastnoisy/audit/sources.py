@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_CHARS', 'NPZ_NAMES', 'same_place', 'Labelled', 'look_at_image', 'has_images', 'folder_images', 'labelled_folder',
-           'is_parquet', 'read_parquet', 'read_texts', 'labelled_csv', 'labelled_series', 'read_npz', 'label_texts',
-           'labelled_npz']
+           'is_parquet', 'read_parquet', 'read_texts', 'label_columns', 'annotation_ids', 'given_labels',
+           'labelled_csv', 'labelled_texts', 'labelled_series', 'read_npz', 'label_texts', 'labelled_npz']
 
 # %% ../../nbs/audit/sources.ipynb #d06eb3be
 import os, warnings
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from fastai.data.transforms import image_extensions
+from ..analysis.annotators import check_votes, majority_vote
 from .images import image_facts, image_notes, image_opener
 from ..data.arrays import check_images
 
@@ -41,9 +42,9 @@ def same_place(
 class Labelled:
     "Samples, their labels, what was left out. A `ValueError` for less than two classes, or labels that are no names"
     source:Path # Where it comes from: folder, CSV or .npz file
-    kind:str # 'files', 'arrays', 'table' or 'series'
+    kind:str # 'files', 'arrays', 'table', 'series' or 'text'
     # Paths (N,); images (N,H,W) or (N,H,W,3) of uint8; a `DataFrame` of numbers (continuous) and texts (categories);
-    # or one of series, (N,L), all numbers
+    # or one of series, (N,L), all numbers; or a `Series` of texts
     inputs:object
     labels:np.ndarray # Class names, (N,)
     rows:np.ndarray # Place of each sample in its source, from 0, (N,): row of the CSV or the arrays, place among the sorted files
@@ -52,6 +53,7 @@ class Labelled:
     side:float = None # Shorter side of the images in pixels, median
     open_image:object = None # Files: how one becomes a picture, an `OpenImageFile`
     others:pd.DataFrame = None # Texts of the columns from which nothing is learnt, such as names and ids, (N, columns)
+    annotations:pd.DataFrame = None # Labels of several annotators, texts, (N, J), '' = none; then `labels` are their votes
 
     def __post_init__(self):
         n_out,first = len(self.left_out),''
@@ -206,7 +208,53 @@ def read_texts(
         raise ValueError(f'{csv} cannot be read: its rows have more cells than its head has names.') from None
     except ValueError as e: raise ValueError(f'{csv} cannot be read: {e}') from e
 
-# %% ../../nbs/audit/sources.ipynb #713b5ffe
+# %% ../../nbs/audit/sources.ipynb #e2cc6f76
+_MISSING = ['', 'nan', 'NaN']
+
+def label_columns(
+    y, # Name of a column, or a list of several annotators' columns
+)->list:
+    "The columns of the labels; a `ValueError` for none, or one that is named twice"
+    names = [y] if isinstance(y, str) else list(y)
+    if names and len({*names}) == len(names): return names
+    raise ValueError(f'y={y!r}: name the columns of the labels, each once.')
+
+def _is_missing(labels): return pd.Series(labels).isin(_MISSING).values
+
+def annotation_ids(
+    annotations:pd.DataFrame, # Labels of several annotators, texts, (N, J)
+)->tuple: # Class ids (N, J), -1 = none; names of the classes, sorted
+    "Labels of several annotators as numbers"
+    values,known = annotations.to_numpy(object),~annotations.isin(_MISSING).to_numpy()
+    vocab = np.unique(values[known].astype(str)).astype(object)
+    return np.where(known, np.searchsorted(vocab, np.where(known, values, '')), -1),vocab
+
+def given_labels(
+    texts:pd.DataFrame, # As from `read_texts`
+    y, # Name of a column, or of several
+)->np.ndarray: # Texts, (N,); '' or 'nan' = none
+    "The labels of a table; of several columns the vote"
+    labels = texts[label_columns(y)].apply(lambda o: o.str.strip())
+    if labels.shape[1] == 1: return labels.iloc[:,0].to_numpy(object)
+    ids,vocab = annotation_ids(labels)
+    res,some = np.full(len(labels), '', dtype=object),(ids >= 0).any(1)
+    if some.any(): res[some] = vocab[majority_vote(ids[some], len(vocab))]
+    return res
+
+def _add_annotations(res, table, y):
+    "The columns of several annotators beside their votes; a `ValueError` for what cannot be compared"
+    if len(label_columns(y)) == 1: return res
+    res.annotations = table[label_columns(y)].iloc[res.rows].reset_index(drop=True)
+    ids,res.vocab = annotation_ids(res.annotations)
+    if max(map(len, res.vocab)) > MAX_CHARS:
+        raise ValueError(f'{res.source}: a label of {y} has more than {MAX_CHARS:,} characters. Are the columns right?')
+    try: check_votes(ids, names=label_columns(y))
+    except ValueError as e: raise ValueError(f'{res.source}: {str(e).removeprefix("labels: ")}') from e
+    never = sorted({*res.vocab} - {*res.labels})
+    if never: res.notes.append(f'No vote goes to the class {_listed(never)}.')
+    return res
+
+# %% ../../nbs/audit/sources.ipynb #e8c55675
 def _read_csv(csv, text_columns):
     "The CSV, some of its columns as stripped texts"
     texts = read_texts(csv)
@@ -222,32 +270,56 @@ def _others(csv, rows, known):
     texts = read_texts(csv)
     return texts.drop(columns=known).iloc[rows].apply(lambda o: o.str.slice(0, MAX_CHARS)).reset_index(drop=True)
 
-def _is_missing(labels): return labels.isin(['', 'nan', 'NaN']).values
+def _without_label(unlabelled, y, items=None):
+    "Rows that are left out, and why"
+    column = f'column {_listed(label_columns(y))}' if len(label_columns(y)) == 1 else f'columns {_listed(y)}'
+    return [(i, i if items is None else items[i], f'no label in the {column}') for i in np.flatnonzero(unlabelled)]
 
 def labelled_csv(
     csv, # File with a head
-    y:str='label', # Column of the labels
+    y='label', # Column of the labels, or a list of several annotators' columns
     x:str=None, # Column of the paths of images, relative to the CSV's folder; None = a table
 )->Labelled:
     "Images that a CSV lists, or the rows of a table"
-    csv = Path(csv)
-    table = _read_csv(csv, [y] if x is None else [x, y])
-    unlabelled = _is_missing(table[y])
+    csv,names = Path(csv),label_columns(y)
+    table = _read_csv(csv, names if x is None else [x, *names])
+    labels = given_labels(table, y)
+    unlabelled = _is_missing(labels)
     if x is None:
-        features,notes = _features(csv, table[~unlabelled].drop(columns=y))
+        features,notes = _features(csv, table[~unlabelled].drop(columns=names))
         rows = np.flatnonzero(~unlabelled)
-        others = _others(csv, rows, [y, *features])
-        left_out = [(i, i, f'no label in the column {y!r}') for i in np.flatnonzero(unlabelled)]
-        labels = table[y].values[rows].astype(object)
-        return Labelled(csv, 'table', features, labels, rows, _left_out(left_out), notes, others=others)
+        others,left_out = _others(csv, rows, [*names, *features]),_left_out(_without_label(unlabelled, y))
+        res = Labelled(csv, 'table', features, labels[rows], rows, left_out, notes, others=others)
+        return _add_annotations(res, table, y)
     nameless = (table[x] == '').values & ~unlabelled
-    left_out = [(i, table[x][i], f'no label in the column {y!r}') for i in np.flatnonzero(unlabelled)]
+    left_out = _without_label(unlabelled, y, table[x])
     left_out += [(i, '', f'no path in the column {x!r}') for i in np.flatnonzero(nameless)]
     rows = np.flatnonzero(~unlabelled & ~nameless).tolist()
     paths = [csv.parent/table[x][i] for i in rows]
-    res = _labelled_files(csv, paths, table[y][rows].tolist(), rows, left_out, [])
-    res.others = _others(csv, res.rows, [x, y])
-    return res
+    res = _labelled_files(csv, paths, labels[rows].tolist(), rows, left_out, [])
+    res.others = _others(csv, res.rows, [x, *names])
+    return _add_annotations(res, table, y)
+
+# %% ../../nbs/audit/sources.ipynb #37e98909
+def labelled_texts(
+    csv, # File with a head
+    text:str, # Column of the texts
+    y='label', # Column of the labels, or a list of several annotators' columns
+)->Labelled:
+    "The texts of a table; rows without text or label are left out"
+    csv,names = Path(csv),label_columns(y)
+    if text in names: raise ValueError(f'text={text!r} is a column of labels too: name the column of the texts.')
+    table = _read_csv(csv, [text, *names])
+    labels = given_labels(table, y)
+    unlabelled,empty = _is_missing(labels),(table[text] == '').values
+    left_out = _without_label(unlabelled, y)
+    left_out += [(i, i, f'no text in the column {text!r}') for i in np.flatnonzero(empty & ~unlabelled)]
+    rows = np.flatnonzero(~unlabelled & ~empty)
+    texts,others = table[text].iloc[rows],_others(csv, rows, [text, *names])
+    if len(rows) and texts.nunique() == 1: raise ValueError(
+        f'{csv}: all texts in the column {text!r} are equal, so nothing can be learnt from them.')
+    res = Labelled(csv, 'text', texts, labels[rows], rows, _left_out(sorted(left_out)), others=others)
+    return _add_annotations(res, table, y)
 
 # %% ../../nbs/audit/sources.ipynb #413b8b9b
 def _is_continuous(column): return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
@@ -283,7 +355,7 @@ def _check_equal(csv, lengths):
 
 def _points(csv, y, table):
     "All columns but the labels, as numbers; NaN or infinite where there is none"
-    cells = table.drop(columns=y)
+    cells = table.drop(columns=label_columns(y))
     points = cells.apply(pd.to_numeric, errors='coerce').astype(float)
     texts = points.columns[points.isna().all() & cells.notna().any()]
     if len(texts): raise ValueError(
@@ -297,18 +369,19 @@ def _points(csv, y, table):
 
 def labelled_series(
     csv, # File with a head, one series per row
-    y:str='label', # Column of the labels; all others are the points, in their order
+    y='label', # Column of the labels, or several annotators' columns; all others are the points, in their order
 )->Labelled:
     "The series of a table, all of one length"
     csv = Path(csv)
-    table = _read_csv(csv, [y])
-    points,unlabelled = _points(csv, y, table),_is_missing(table[y])
+    table = _read_csv(csv, label_columns(y))
+    labels = given_labels(table, y)
+    points,unlabelled = _points(csv, y, table),_is_missing(labels)
     gaps = ~np.isfinite(points.values).all(1) & ~unlabelled
-    left_out = [(i, i, f'no label in the column {y!r}') for i in np.flatnonzero(unlabelled)]
+    left_out = _without_label(unlabelled, y)
     left_out += [(i, i, 'a point is missing, infinite or no number') for i in np.flatnonzero(gaps)]
     rows = np.flatnonzero(~unlabelled & ~gaps)
-    labels = table[y].values[rows].astype(object)
-    return Labelled(csv, 'series', points.iloc[rows], labels, rows, _left_out(sorted(left_out)))
+    res = Labelled(csv, 'series', points.iloc[rows], labels[rows], rows, _left_out(sorted(left_out)))
+    return _add_annotations(res, table, y)
 
 # %% ../../nbs/audit/sources.ipynb #efc33cab
 NPZ_NAMES = ('images', 'labels'),('x', 'labels'),('x', 'y'),('train_images', 'train_labels')

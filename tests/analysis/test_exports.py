@@ -1,8 +1,9 @@
 "Exports: what is in them, against the real packages where they are installed, and the way back."
 import importlib, json
 import numpy as np, pandas as pd, pytest
+from PIL import Image
 from fastnoisy.analysis.report.exports import (LOCAL_FILES, add_to_dataset, from_label_studio, label_studio_config,
-                                               to_datalab, to_label_studio)
+                                               to_datalab, to_fiftyone, to_label_studio)
 from reports import made_report, small_report
 
 def needs(name):
@@ -99,3 +100,47 @@ def test_for_excel(tmp_path):
     assert (tmp_path/'a.csv').read_bytes()[:3] == b'\xef\xbb\xbf'
     found = pd.read_csv(tmp_path/'a.csv', encoding='utf-8-sig')
     assert "'=A1" in found and set(found["'=A1"]) == {'日本'}
+
+# FiftyOne: its documented format, a folder `data/` and a file labels.json; and its own importer where it is installed
+
+def labels_of(folder): return json.loads((folder/'labels.json').read_text(encoding='utf-8'))
+
+def test_the_format_of_fiftyone(tmp_path):
+    "Keys of `labels` are the names of the images without their ends, targets are places in `classes`"
+    report = small_report()
+    folder = to_fiftyone(report.ranked(), tmp_path/'f')
+    found,files = labels_of(folder),sorted((folder/'data').iterdir())
+    assert sorted(o.name for o in folder.iterdir()) == ['data', 'labels.json'] and {*found} == {'classes', 'labels'}
+    assert [o.stem for o in files] == sorted(found['labels']) and len(files) == 24
+    for row in report.itertuples():
+        label = found['labels'][f'{row.sample_id:06}']
+        assert found['classes'][label['label']] == row.given_label
+        assert label['attributes']['is_label_issue'] == row.is_label_issue
+        assert label['attributes']['suggested_label'] == (row.suggested_label if row.is_label_issue else None)
+        assert (np.asarray(Image.open(files[row.sample_id]))[...,0] == row.sample_id).all() # its own picture
+    with pytest.raises(FileExistsError, match='nothing is overwritten'): to_fiftyone(report, folder)
+
+def test_files_are_linked_and_series_refused(tmp_path):
+    report = small_report(8)
+    file = tmp_path/'own.png'
+    Image.new('RGB', (5, 5)).save(file)
+    report['item'] = [str(file)]*8
+    report.loc[3, 'noise_probability'] = np.nan
+    folder = to_fiftyone(report[report.sample_id == 3], tmp_path/'f')
+    assert [o.name for o in (folder/'data').iterdir()] == ['000003.png']
+    assert (folder/'data/000003.png').resolve() == file.resolve()
+    assert labels_of(folder)['labels']['000003']['attributes']['noise_probability'] is None
+    series = made_report([(np.arange(20.), 0)]*4, list('abab'), list('abba'))
+    with pytest.raises(ValueError, match='sample 0 is a series'): to_fiftyone(series, tmp_path/'s')
+    assert sorted(o.name for o in tmp_path.iterdir()) == ['f', 'own.png']
+
+def test_fiftyone_reads_it(tmp_path):
+    "By its importer, which needs no database"
+    importers = needs('fiftyone.utils.data.importers')
+    report = small_report()
+    folder = to_fiftyone(report, tmp_path/'f')
+    importer = importers.FiftyOneImageClassificationDatasetImporter(dataset_dir=str(folder))
+    with importer: found = [(path, label) for path,_,label in importer]
+    assert [label.label for _,label in found] == report.given_label.tolist()
+    assert [label['is_label_issue'] for _,label in found] == report.is_label_issue.tolist()
+    assert all(path.endswith(f'{i:06}.png') for i,(path,_) in enumerate(found))

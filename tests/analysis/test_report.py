@@ -344,3 +344,91 @@ def test_broken_items():
 def test_items_of_other_data():
     dls = DataLoaders(*(TfmdDL([(torch.zeros(1), 0)]*3, bs=1) for _ in range(2)))
     assert training_items(dls) == [0, 1, 2]
+
+# the validation labels
+
+def two_sets(n=240, n_valid=200, epochs=6, wrong=.2, **kwargs):
+    "Blobs, a share of whose labels is wrong, in training and validation; what is wrong"
+    g = np.random.default_rng(0)
+    parts,flipped = [],[]
+    for m,seed in ((n, 0), (n_valid, 1)):
+        x,y = blobs(m, seed=seed)
+        bad = g.random(m) < wrong
+        parts.append(list(zip(x, torch.where(torch.tensor(bad), (y + 1) % 3, y))))
+        flipped.append(bad)
+    dls = DataLoaders.from_dsets(*parts, bs=16, device='cpu')
+    learn = blob_learner([ALSOCallback(), BMMFilterCallback()], dls=dls, **kwargs)
+    learn.fit(epochs, 3e-2)
+    return learn, np.concatenate(flipped)
+
+def test_the_validation_labels_are_judged(tmp_path):
+    "Their rows follow, and they are found out by what the model says of them; the training rows are as without"
+    learn,wrong = two_sets()
+    alone,report = noise_report(learn),noise_report(learn, valid=True)
+    assert len(alone) == 240 and 'split' not in alone and len(report) == 440
+    assert report.sample_id.tolist() == list(range(440)) and report.split.tolist() == ['train']*240 + ['valid']*200
+    for o in alone.columns.drop(['item']):
+        pd.testing.assert_series_equal(report[o][:240], alone[o], check_dtype=False)
+    own = report[report.split == 'valid']
+    assert own['item'].tolist() == list(range(200)) and own.label_quality.between(0, 1).all()
+    assert np.allclose(own.label_quality + own.noise_probability, 1)
+    found,bad = own.is_label_issue.to_numpy(),wrong[240:]
+    assert (found & bad).sum() > .75*bad.sum() and (found & ~bad).sum() < .1*bad.sum()
+    assert report.given_label[240:].tolist() == [str(y.item()) for _,y in learn.dls.valid.dataset]
+    n = report.groupby('split').is_label_issue.sum()
+    assert f"Flagged: {n.train} of the 240 in 'train', {n.valid} of the 200 in 'valid'" in report.summary()
+    assert report.per_class.n_issues.sum() == report.is_label_issue.sum() == n.sum() and report.per_class.n.sum() == 440
+    assert report.embedding.shape[0] == 440 and type(own) is NoiseReport and own.has_valid
+    assert list(report.view())[:2] == ['sample_id', 'split']
+    report.to_csv(tmp_path/'r.csv')
+    assert pd.read_csv(tmp_path/'r.csv').split.value_counts().tolist() == [240, 200]
+    page = report.to_html(n=10)
+    assert '"split":"valid"' in page and len(own.plot_top(4).axes) == 4
+
+def test_decisions_on_both_sets():
+    "sample_id and split say where a label changes; decisions on the one set do not fit the report on both"
+    learn,_ = two_sets(epochs=1)
+    report = noise_report(learn, valid=True)
+    rows = pd.DataFrame(report.iloc[[3, 243]])[['sample_id', 'item', 'given_label']]
+    new = ['0' if o != '0' else '1' for o in rows.given_label]
+    decisions = rows.assign(decision='other', new_label=new, data_id=report.data_id)
+    changes = report.apply(decisions)
+    assert changes.split.tolist() == ['train', 'valid'] and (changes.sample_id - [0, 240]).tolist() == [3, 3]
+    assert changes.new_label.tolist() == new
+    with pytest.raises(ValueError, match='on other data'): noise_report(learn).apply(decisions)
+
+def test_few_validation_labels_are_ranked_only():
+    learn,_ = two_sets(n_valid=60)
+    report = noise_report(learn, valid=True)
+    own = report[report.split == 'valid']
+    assert not own.is_label_issue.any() and own.noise_probability.isna().all() and own.label_quality.notna().all()
+    assert 'Of the validation labels none is flagged: there are 60 of them, and 100 are needed' in report.summary()
+    probs = predict(learn, learn.dls.valid).logits.softmax(1)
+    expected = [probs[i, y].item() for i,(_,y) in enumerate(learn.dls.valid.dataset)]
+    assert own.label_quality.tolist() == pytest.approx(expected)
+
+def test_validation_of_a_model_at_chance():
+    learn,_ = two_sets(epochs=1)
+    for o in learn.model.parameters(): torch.nn.init.zeros_(o.data)
+    report = noise_report(learn, valid=True)
+    assert not report.is_label_issue[240:].any() and report.noise_probability[240:].isna().all()
+
+def test_there_is_no_validation_set():
+    learn = blob_learner()
+    learn.dls = DataLoaders(learn.dls.train, learn.dls.train.new([]))
+    with pytest.raises(ValueError, match='valid=True, but this Learner has no validation samples'):
+        noise_report(learn, valid=True)
+
+def test_tables_of_two_sets(tmp_path):
+    x,y = blobs(160)
+    df = pd.DataFrame(x.numpy(), columns=list('abcd'), index=[f'row{i}' for i in range(160)]).assign(
+        label=[['red', 'green', 'blue'][i] for i in y])
+    dls = TabularDataLoaders.from_df(df, cont_names=list('abcd'), y_names='label', valid_idx=range(50, 160), bs=10)
+    learn = tabular_learner(dls, layers=[8], cbs=ALSOCallback())
+    learn.remove_cbs(ProgressCallback)
+    learn.fit(3, 1e-2)
+    report = noise_report(learn, valid=True)
+    assert report['item'].tolist() == [f'row{i}' for i in range(160)]
+    assert report.given_label.tolist() == df.label.tolist()
+    ax = report[report.split == 'valid'].plot_top(1).axes[0].texts[0].get_text()
+    assert 'a: ' in ax and '"a"' in report.to_html(tmp_path/'r.html', n=3).read_text()

@@ -18,7 +18,7 @@ from PIL import Image
 from ...core.rng import isolated_rng
 from ..neighbors import nearest
 from .decisions import data_id_of
-from .content import content_or_reason, is_table, said_value, table_values
+from .content import content_or_reason, is_table, said_value, shown_dataset, table_values
 
 # %% ../../../nbs/analysis/report/cards.ipynb #32a85a26
 MAX_EXAMPLES = 3000 # samples, of all classes together, that cards show for comparison
@@ -246,8 +246,8 @@ def reason(
 def suggestion_of(
     row, # Of the report: a tuple with names
 ): # Name of a class; None where nothing else than the given label is in sight
-    "The suggested label, else the predicted one, where it is not the given one"
-    for name in (row.suggested_label, row.predicted_label):
+    "The suggested label, else the annotators' consensus, else the predicted one, where it is not the given one"
+    for name in (row.suggested_label, getattr(row, 'consensus_label', None), row.predicted_label):
         if isinstance(name, str) and name != row.given_label: return name
 
 def _number(v, digits=4): return None if v is None or not math.isfinite(v) else round(float(v), digits)
@@ -269,8 +269,10 @@ def marks_of(
     row, # Of the report: a tuple with names
 )->list: # Of texts
     "What else is odd about a sample"
+    consensus = getattr(row, 'consensus_label', row.given_label)
     marks = {'nearly equal to a sample with another label': getattr(row, 'near_duplicate', -1) >= 0,
-             'like no other sample': getattr(row, 'is_outlier', False)}
+             'like no other sample': getattr(row, 'is_outlier', False),
+             'the consensus of the annotators is another label': consensus != row.given_label}
     return [name for name,is_so in marks.items() if is_so]
 
 # %% ../../../nbs/analysis/report/cards.ipynb #ae16a517
@@ -292,7 +294,7 @@ def review_data(
 )->dict: # Of what JSON can hold
     "All that the review page shows of single samples"
     whole = pd.DataFrame(report) if report.whole is None else report.whole
-    rows,dataset,embedding = card_rows(report, n),report.learn.dls.train.dataset,report.embedding
+    rows,dataset,embedding = card_rows(report, n),shown_dataset(report),report.embedding
     ids = rows.sample_id.to_numpy()
     suggested = [suggestion_of(o) for o in rows.itertuples(index=False)]
     near = nearest_examples(ids, suggested, examples_of(whole, len(report.vocab)), embedding)
@@ -301,7 +303,7 @@ def review_data(
     labels = around(ids, whole.sort_values('sample_id').given_label, embedding)
     parts = zip(rows.itertuples(index=False), below[ids], labels, suggested)
     reasons = [reason(*o, report.source) for o in parts]
-    extra = [o for o in ('row', *(report.id_columns or ())) if o in rows]
+    extra = [o for o in ('row', 'split', *(report.id_columns or ())) if o in rows]
     contents = Contents(dataset)
     for o in (ids, *near): contents.add(o)
     table = table_part(table_values(dataset), whole, ids, suggested, near) if is_table(dataset) else None

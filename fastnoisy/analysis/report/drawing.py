@@ -10,7 +10,7 @@ import textwrap
 import numpy as np
 import pandas as pd
 from fastcore.foundation import L
-from .content import sample_content, said_value
+from .content import sample_content, said_value, shown_dataset
 
 # %% ../../../nbs/analysis/report/drawing.ipynb #fe4cbace
 def short_name(name, n=16):
@@ -46,7 +46,7 @@ def draw_top(
     fig,axs = plt.subplots(n_rows, n_cols, figsize=(1.3*n_cols, 1.65*n_rows), layout='constrained', squeeze=False)
     for ax in axs.flat: ax.axis('off')
     for ax,(_,row) in zip(axs.flat, rows.iterrows()):
-        draw_sample(ax, report.learn.dls.train.dataset, row.sample_id)
+        draw_sample(ax, shown_dataset(report), row.sample_id)
         ax.set_title('\n→ '.join(map(short_name, (row.given_label, row.suggested_label))), fontsize=8, parse_math=False)
     return fig
 

@@ -78,6 +78,8 @@ _LEGEND = {
     'not flagged, next in the ranking': 'shown where few are flagged, so that you see where the list ends',
     'nearly equal to a sample with another label': 'one of the two labels is wrong; its number is in near_duplicate',
     'like no other sample': 'far from all others: damaged perhaps, or of a class that is not on the list',
+    'the consensus of the annotators is another label': 'weighed by how good each annotator and the network are, '
+        'another label wins than by counting votes',
     'like it in ...': 'the three samples of the suggested class most similar to the network, among the surest of it',
     'samples most like it': 'its ten nearest neighbours of any label, as the network sees them',
     'usual for ...': 'in tables: median, and the range from the 10 to the 90 percentile; of words the two commonest',
@@ -128,6 +130,14 @@ def _table(frame, issues=None):
     rows = ''.join(map(line, frame.itertuples(index=False, name=None), marks))
     return f'<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
 
+def _annotators(report):
+    "The table of the annotators with its heading; nothing where there is one label per sample"
+    if report.annotators is None: return ''
+    table = report.annotators.reset_index()
+    words = ('quality: probability that a label of this annotator is right. agreement: share of the labels that are '
+             'the consensus. worst_class: the label that is the consensus least often.')
+    return f'<h3>Annotators</h3><p>{words}</p><div class="wide">{_table(table)}</div>'
+
 def _definitions(rows):
     return ''.join(f'<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>' for k,v in rows.items())
 
@@ -139,7 +149,8 @@ def html_page(
     "One self-contained page: a card to decide on for every flagged sample, summary, plots, and a table that sorts"
     rows,style,script = report.ranked().head(max_rows),_file('review.css'),_file('review.js')
     plots = dict(quality=report.plot_quality().figure, matrix=report.plot_matrix().figure)
-    tables = dict(classes=_table(report.per_class.reset_index()), table=_table(rows, rows.is_label_issue))
+    tables = dict(classes=_table(report.per_class.reset_index()), table=_table(rows, rows.is_label_issue),
+                  annotators=_annotators(report))
     shown = f'The {len(rows)} most suspicious of {len(report)}.'
     words = dict(summary=escape(report.summary()), legend=_definitions(_LEGEND), made=_definitions(report.made or {}))
     return string.Template(_file('review.html')).substitute(

@@ -19,13 +19,13 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 import fastnoisy
 from ...core.learner import MethodLearner
-from ...core.predict import predict_with_features
+from ...core.predict import predict, predict_with_features
 from ...core.sample_loss import class_ids, class_logits
 from ..ranking import to_quality
 from ...core.quality import ask, methods_that_answer, verdict_of
 from ..mixture import BetaMixture
 from ..noise_rate import MIN_LABELS, chance_problem, estimate_noise, n_valid, share_interval
-from ..transition import transition_matrix
+from ..transition import fit_noise, transition_matrix
 from .decisions import (changes_of, checked_decisions, data_id_of, is_decisions,
                                                  read_decisions)
 from .drawing import draw_matrix, draw_quality, draw_top, image_cleaner
@@ -36,7 +36,10 @@ def training_items(
     dls, # fastai `DataLoaders`
 )->list: # One per training sample: path, label of the row, or position
     "What a person finds the samples by"
-    n,items = len(dls.train.dataset),getattr(dls.train.dataset, 'items', None)
+    return _items_of(dls.train.dataset)
+
+def _items_of(dataset):
+    n,items = len(dataset),getattr(dataset, 'items', None)
     if isinstance(items, (pd.DataFrame, pd.Series)): return list(items.index)
     if items is None or len(items) != n or not all(isinstance(o, (str, Path)) for o in L(items)): return list(range(n))
     return [str(o) for o in items]
@@ -99,7 +102,7 @@ def _vocab(dls, n_classes):
 # %% ../../../nbs/analysis/report/table.ipynb #0fd3c84f
 _NEEDED = {'sample_id', 'is_label_issue', 'label_quality', 'given_label', 'suggested_label'}
 
-_FIRST = ('sample_id', 'row', 'item', 'is_label_issue', 'label_quality', 'given_label', 'suggested_label',
+_FIRST = ('sample_id', 'row', 'split', 'item', 'is_label_issue', 'label_quality', 'given_label', 'suggested_label',
           'noise_probability', 'predicted_label')
 
 def _said_rate(report):
@@ -119,6 +122,14 @@ def _said_part(report):
     return (f'{len(report)} samples of {len(report.whole)}, {n} of them probably mislabelled, {n_all} in all '
             f'(by {report.source}). Of all: {rate[0].lower()}{rate[1:]}')
 
+def _said_splits(report):
+    "How many are flagged where; nothing where there is one set of samples only"
+    if 'split' not in report or report.split.nunique() < 2: return ''
+    groups = report.groupby('split', sort=False).is_label_issue
+    said = ', '.join(f'{int(o.sum())} of the {len(o)} in {name!r}' for name,o in groups)
+    problem = f' Of the validation labels none is flagged: {report.valid_problem}.' if report.valid_problem else ''
+    return f' Flagged: {said}.{problem}'
+
 def _part_of(kind, *args, **kwargs):
     "A table as report where it has the columns of one"
     frame = pd.DataFrame(*args, **kwargs)
@@ -127,7 +138,8 @@ def _part_of(kind, *args, **kwargs):
 # %% ../../../nbs/analysis/report/table.ipynb #4417d15f
 class ReviewedTable(pd.DataFrame):
     "A table of labels that shows first what is read first, and takes back the decisions of a review"
-    whole = embedding = data_id = made = id_columns = None
+    whole = embedding = data_id = made = id_columns = annotators = None
+    has_valid,valid_problem = False,''
 
     def view(self)->pd.DataFrame:
         "The table with the columns that are read first in front"
@@ -151,13 +163,15 @@ class ReviewedTable(pd.DataFrame):
         "The labels that change by the decisions of a review. Of a function: what `DataFrame.apply` does"
         if not is_decisions(decisions): return super().apply(decisions, *args, **kwargs)
         samples = (pd.DataFrame(self) if self.whole is None else self.whole).set_index('sample_id')
-        return changes_of(checked_decisions(read_decisions(decisions), samples, self.vocab, self.data_id))
+        res = changes_of(checked_decisions(read_decisions(decisions), samples, self.vocab, self.data_id))
+        return res.assign(split=samples.split[res.sample_id].to_numpy()) if 'split' in samples else res
 
 # %% ../../../nbs/analysis/report/table.ipynb #ec08a260
 class NoiseReport(ReviewedTable):
     "One row per training sample. `noise_rate`, `interval`, `per_class`, `transition` and `source` sum it up"
     _metadata = ['learn', 'vocab', 'source', 'separates', 'estimate', 'noise_rate', 'interval', 'per_class',
-                 'transition', 'whole', 'embedding', 'data_id', 'made', 'id_columns', 'undetermined', 'verdict']
+                 'transition', 'whole', 'embedding', 'data_id', 'made', 'id_columns', 'annotators', 'undetermined',
+                 'verdict', 'has_valid', 'valid_problem']
     undetermined,verdict = '',None
 
     @property
@@ -170,15 +184,15 @@ class NoiseReport(ReviewedTable):
     def summary(self)->str:
         "The whole in two or three sentences"
         if self.whole is not None and len(self) < len(self.whole): return _said_part(self)
-        n,rate = len(self),_said_rate(self)
+        n,rate,splits = len(self),_said_rate(self),_said_splits(self)
         if self.undetermined: return _said_undetermined(self)
         if not self.separates:
             rest = 'Few may be wrong.' if self.estimate is None else rate
             return (f'{n} samples. No group of wrong labels stands out (by {self.source}): '
-                    f'the list is ranked all the same. {rest}')
+                    f'the list is ranked all the same. {rest}{splits}')
         worst = self.per_class.sort_values('noise_rate', ascending=False).iloc[0]
         return (f'{n} samples, {int(self.is_label_issue.sum())} probably mislabelled (by {self.source}). {rate} '
-                f'Worst class: {worst.name}, {int(worst.n_issues)} of its {int(worst.n)}.')
+                f'Worst class: {worst.name}, {int(worst.n_issues)} of its {int(worst.n)}.{splits}')
 
     def plot_top(self,
         n:int=16, # How many samples, >= 1
@@ -231,7 +245,8 @@ def _sum_up(report, learn, p, given, suggested):
     "Noise rate, interval, transition matrix and classes of a report"
     is_issue,vocab = report.is_label_issue.values,report.vocab
     verdict = report.verdict
-    can_tell = n_valid(learn.dls) >= MIN_LABELS and np.isfinite(p.logits.numpy()[given >= 0]).all()
+    known = class_ids(p.targets).numpy() >= 0
+    can_tell = n_valid(learn.dls) >= MIN_LABELS and np.isfinite(p.logits.numpy()[known]).all()
     can_tell = can_tell and verdict is None and not report.undetermined
     report.estimate = estimate_noise(learn, p) if can_tell else None
     report.noise_rate,report.interval = is_issue.mean(),share_interval(is_issue.mean(), len(report))
@@ -255,10 +270,59 @@ def _made():
     return dict(date=f'{datetime.now():%Y-%m-%d %H:%M}',
                 versions=f'fastnoisy {fastnoisy.__version__}, {versions}, Python {platform.python_version()}')
 
-# %% ../../../nbs/analysis/report/table.ipynb #b37a4ef6
+# %% ../../../nbs/analysis/report/table.ipynb #712343b9
+def _filled(p, n, k):
+    "Logits (n, k), class ids (n,) and features of a loader, NaN and -1 where a sample could not be read"
+    logits,given = torch.full((n, k), math.nan),torch.full((n,), -1)
+    logits[p.ids],given[p.ids] = class_logits(p.logits),class_ids(p.targets)
+    if p.features is None: return logits, given, None
+    features = torch.full((n, p.features.shape[1]), math.nan)
+    features[p.ids] = p.features
+    return logits, given, features
+
+def _judge_valid(logits, given, problem):
+    "Probability of the given label (n,), predicted class, what is flagged, and why nothing is"
+    known = (given >= 0) & logits.isfinite().all(1)
+    predicted = torch.where(known, logits.nan_to_num().argmax(1), -1).numpy()
+    quality,n = np.full(len(given), math.nan),int(known.sum())
+    problem = problem or chance_problem(predicted, given.numpy())
+    if not problem and n < MIN_LABELS: problem = f'there are {n} of them, and {MIN_LABELS} are needed'
+    if n and not problem: posterior = fit_noise(logits[known], given[known])[2]
+    elif n: posterior = logits[known].softmax(1)
+    if n: quality[known.numpy()] = posterior.gather(1, given[known][:,None])[:,0].numpy()
+    flags = (quality < .5) & (predicted != given.numpy()) & (not problem)
+    return quality, predicted, flags, problem
+
+def _valid_rows(learn, has_features, name, problem):
+    "Columns of the validation samples, their class ids, their features, and why none is flagged"
+    n = n_valid(learn.dls)
+    if not n: raise ValueError('valid=True, but this Learner has no validation samples: leave it out.')
+    p = predict(learn, learn.dls.valid, features=has_features, progress=False)
+    k = class_logits(p.logits).shape[1]
+    logits,given,features = _filled(p, n, k)
+    quality,predicted,flags,problem = _judge_valid(logits, given, problem)
+    suggested = np.where(flags, predicted, given.numpy())
+    p_noisy = np.full(n, math.nan) if problem else 1 - quality
+    table = dict(item=_items_of(learn.dls.valid.dataset), is_label_issue=flags, label_quality=quality,
+                 given_label=name(given.numpy()), predicted_label=name(predicted), suggested_label=name(suggested),
+                 noise_probability=p_noisy)
+    return table, given.numpy(), suggested, features, problem
+
+def _with_valid(report, learn, has_features, name, problem):
+    "The report with the validation samples behind those of the training, and what sums it up"
+    table,given,suggested,features,problem = _valid_rows(learn, has_features, name, problem)
+    rows = pd.DataFrame(table).assign(sample_id=np.arange(len(given)) + len(report), split='valid')
+    both = pd.concat([pd.DataFrame(report.assign(split='train')), rows], ignore_index=True)
+    both.insert(1, 'split', both.pop('split'))
+    res = NoiseReport(both).__finalize__(report)
+    res.has_valid,res.valid_problem = True,problem
+    return res, given, suggested, features
+
+# %% ../../../nbs/analysis/report/table.ipynb #b407401e
 def noise_report(
     learn, # A `Learner`, trained, with methods or without
     ranked:bool=False, # The most suspicious first? Else in the order of the data set
+    valid:bool=False, # Judge the validation labels too? Their rows follow, and the column `split` says which is which
 )->NoiseReport:
     "What the training says about its labels. After any training; best with `ALSOCallback()` and `BMMFilterCallback()`"
     _check_has_data(learn)
@@ -291,10 +355,17 @@ def noise_report(
     res.learn,res.vocab,res.separates = learn,vocab,separates
     res.undetermined,res.verdict = problem,verdict
     res.source = 'loss' if source is None else source.name
+    features = p.features
+    if valid:
+        res,*more,valid_features = _with_valid(res, learn, features is not None, name, problem)
+        given,suggested = (np.concatenate(o) for o in zip((given, suggested), more))
+        is_issue,features = res.is_label_issue,None if features is None else torch.cat([features, valid_features])
+        res.separates = bool(res.separates or is_issue.any())
     _sum_up(res, learn, p, given, suggested)
     res.separates = bool(res.separates and is_issue.any()) # nothing stands out where nothing is flagged
-    res.embedding,res.data_id,res.made = _known_rows(p.features),data_id_of(res),_made()
-    res.whole = pd.DataFrame(res[['sample_id', 'item', 'is_label_issue', 'label_quality', 'given_label']])
+    res.embedding,res.data_id,res.made = _known_rows(features),data_id_of(res),_made()
+    columns = ['sample_id', 'item', 'is_label_issue', 'label_quality', 'given_label']
+    res.whole = pd.DataFrame(res[columns + ['split']*valid])
     return res.ranked() if ranked else res
 
 # %% ../../../nbs/analysis/report/table.ipynb #6e8f1353
