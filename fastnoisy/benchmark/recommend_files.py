@@ -119,8 +119,8 @@ def _text(found, what, command):
     rows = found.table.astype(object).where(found.table.notna(), '')
     lines = [' | '.join(map(str, o)) for o in [list(rows), ['---']*rows.shape[1], *rows.values.tolist()]]
     table = '\n'.join(f'| {o} |' for o in lines)
-    parts = [f'# {found.recipe}', found.why, table, f'Trained: {what}. In Python:', f'```python\n{found.code}\n```', 'Again:']
-    return '\n\n'.join([*parts, f'```\n{command}\n```\n'])
+    parts = [f'# {found.recipe}', found.why, table, f'Trained: {what}. In Python:', f'```python\n{found.code}\n```']
+    return '\n\n'.join([*parts, 'Again:', f'```\n{command}\n```\n'])
 
 def _check_out(out, source):
     if not out.is_dir() or not source.is_dir() or not same_place(out, source): return out

@@ -84,7 +84,8 @@ def test_what_is_written(tmp_path, capsys):
     assert 'seed' not in capsys.readouterr().out.split('recipe')[0] # nothing is trained twice
 
 @pytest.mark.parametrize('options, says', [
-    (dict(budget='x'), 'budget='), (dict(recipes=['nope']), "'nope' is unknown"), (dict(recipes=['gjs']), 'needs images'),
+    (dict(budget='x'), 'budget='), (dict(recipes=['nope']), "'nope' is unknown"),
+    (dict(recipes=['gjs']), 'needs images'),
     (dict(valid=.9), 'valid='), (dict(path=None), 'Give one of'), (dict(x='a'), 'are for a --csv')])
 def test_errors(options, says, tmp_path):
     source = table(tmp_path)
