@@ -43,7 +43,7 @@ setup(
     package_data={'fastnoisy': ['py.typed'], 'fastnoisy.analysis.report': ['review.*']},
     classifiers=CLASSIFIERS, cmdclass={'sdist': SourceArchive},
     python_requires='>=' + cfg['min_python'],
-    install_requires=lines('requirements'), extras_require={o: lines(f'{o}_requirements') for o in ('dev', 'docs', 'faiss', 'distributed')},
+    install_requires=lines('requirements'), extras_require={o: lines(f'{o}_requirements') for o in ('dev', 'docs', 'faiss', 'distributed', 'dask', 'ray', 'slurm')},
     entry_points={'console_scripts': lines('console_scripts'), 'nbdev': ['fastnoisy = fastnoisy._modidx:d']},
     zip_safe=False,
 )

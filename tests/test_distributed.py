@@ -1,5 +1,5 @@
 "Several processes are one: what each of them knows, and what one knows that has all their batches. See several.py."
-import os, subprocess, sys, time
+import os, socket, subprocess, sys, time
 from functools import cache
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -103,6 +103,25 @@ def test_four_processes_and_one_that_is_killed(tmp_path):
     assert 'SIGKILL' in res.stderr and 'several.py FAILED' in res.stderr
     parts = [torch.load(tmp_path/f'{i}.pth') for i in range(4)]
     for method in methods: compare(parts, method, 4)
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+@pytest.mark.slow
+def test_two_machines(tmp_path):
+    "Two launchers that meet at an address, one process each, as on two machines"
+    where = '--nnodes','2','--rdzv_backend','c10d','--rdzv_endpoint',f'127.0.0.1:{free_port()}','--rdzv_id','two'
+    torchrun = sys.executable,'-m','torch.distributed.run',*where,'--nproc_per_node','1'
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': PYTHONPATH}
+    command = [*torchrun, several.__file__, str(tmp_path), 'also', 'elr']
+    options = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+    nodes = [subprocess.Popen(command, **options) for _ in range(2)]
+    said = [o.communicate(timeout=300)[0] for o in nodes]
+    assert [o.returncode for o in nodes] == [0, 0], said[0][-4000:]
+    parts = [torch.load(tmp_path/f'{i}.pth') for i in range(2)]
+    for method in ('also', 'elr'): compare(parts, method, 2)
 
 # one process
 
