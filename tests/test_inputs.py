@@ -5,7 +5,7 @@ from torch import nn
 from fastai.basics import CrossEntropyLossFlat, Learner
 from fastai.callback.progress import ProgressCallback
 from fastnoisy.analysis.report.table import noise_report
-from fastnoisy.losses import GCELoss
+from fastnoisy.losses.robust import GCELoss
 from helpers import LR, N, linear, make, make_dls, methods_in, methods_of, weights_of
 from settings import VARIANTS, battery, setting
 
