@@ -17,8 +17,8 @@ from .data.noisy_dls import noisy, noisy_inputs
 from .data.series import series_dls, series_learner, ucr_dls
 from .models import small_cnn
 # losses
-from .losses import (ActivePassiveLoss, AlphaFocalLoss, BootstrappingLoss, CELoss, GCELoss, GJSLoss, JSLoss,
-                              MAELoss, NCELoss, NCEMAELoss, NCERCELoss, NFLMAELoss, NFLRCELoss, SCELoss)
+from .losses.robust import (ActivePassiveLoss, AlphaFocalLoss, BootstrappingLoss, CELoss, GCELoss, GJSLoss,
+                                     JSLoss, MAELoss, NCELoss, NCEMAELoss, NCERCELoss, NFLMAELoss, NFLRCELoss, SCELoss)
 # callbacks
 from .callback.divide_mix import DivideMixCallback
 from .callback.lilaw import LiLAWCallback

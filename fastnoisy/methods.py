@@ -13,6 +13,7 @@ from fastcore.foundation import L
 from fastai.callback.core import Callback
 from .callback.also import ALSOCallback
 from .callback.bmm import BMMFilterCallback
+from .callback.cdr import CDRCallback
 from .callback.co_teaching import CoTeachingCallback
 from .callback.confidence import TwoModelConfidenceCallback
 from .callback.elr import ELRCallback
@@ -22,7 +23,15 @@ from .callback.lilaw import LiLAWCallback
 from .callback.m_correction import MCorrectionCallback
 from .callback.transition import TransitionCallback
 from .core.registry import METHODS, Method, register_method
-from .losses import *
+from .losses.asymmetric import AELLoss, AGCELoss, AULLoss, NCEAELLoss, NCEAGCELoss, NCEAULLoss
+from .losses.clipped import EpsilonSoftmaxLoss, LogitClipLoss
+from .losses.negative import ANLCELoss, ANLFLLoss
+from .losses.peer import NLSLoss, PeerLoss
+from .losses.robust import (AlphaFocalLoss, BootstrappingLoss, CELoss, ExpCELoss, ExpCEMAELoss, ExpFocalLoss,
+                                     ExpFocalMAELoss, GCELoss, GJSLoss, JSLoss, MAELoss, MeanMAELoss, NCELoss,
+                                     NCEMAELoss, NCERCELoss, NFLLoss, NFLMAELoss, NFLRCELoss, NGCELoss, NMAELoss,
+                                     RCELoss, SCELoss)
+from .losses.tempered import BiTemperedLoss, TaylorLoss
 from .core.views import shifted
 
 # %% ../nbs/methods.ipynb #cead1af5
@@ -72,6 +81,31 @@ register_loss('apl-nce-mae', ExpCEMAELoss,
 register_loss('apl-nfl-mae', ExpFocalMAELoss,
               "Kathuria's APL-NFL-MAE: exp-focal + mean-mae (Ma et al.'s is nfl+mae)", _KATHURIA)
 register_loss('js', JSLoss, 'Jensen-Shannon divergence of label and prediction', _ENGLESSON)
+
+# %% ../nbs/methods.ipynb #c0ffee10
+_FENG = 'Feng et al.: Can Cross Entropy Loss Be Robust to Label Noise?, IJCAI 2020'
+_AMID = 'Amid, Warmuth, Anil, Koren: Robust Bi-Tempered Logistic Loss, NeurIPS 2019'
+_ZHOU = 'Zhou et al.: Asymmetric Loss Functions for Learning with Noisy Labels, ICML 2021'
+_YE = 'Ye et al.: Active Negative Loss Functions for Learning with Noisy Labels, NeurIPS 2023'
+_WANG_EPS = 'Wang et al.: epsilon-Softmax, NeurIPS 2024'
+_WEI_CLIP = 'Wei et al.: Mitigating Memorization of Noisy Labels by Clipping the Model Prediction, ICML 2023'
+_LIU = 'Liu, Guo: Peer Loss Functions, ICML 2020'
+_WEI_NLS = 'Wei et al.: To Smooth or Not? When Label Smoothing Meets Noisy Labels, ICML 2022'
+
+register_loss('taylor', TaylorLoss, 'two terms of the Taylor series of cross-entropy', _FENG)
+register_loss('bi-tempered', BiTemperedLoss, 'logarithm and softmax of other temperatures', _AMID)
+register_loss('agce', AGCELoss, 'asymmetric generalised cross-entropy, between gce and mae or beyond', _ZHOU)
+register_loss('aul', AULLoss, 'asymmetric unhinged loss', _ZHOU)
+register_loss('ael', AELLoss, 'asymmetric exponential loss', _ZHOU)
+register_loss('nce+agce', NCEAGCELoss, 'normalised cross-entropy and agce', _ZHOU)
+register_loss('nce+aul', NCEAULLoss, 'normalised cross-entropy and aul', _ZHOU)
+register_loss('nce+ael', NCEAELLoss, 'normalised cross-entropy and ael', _ZHOU)
+register_loss('anl-ce', ANLCELoss, 'normalised and normalised negative cross-entropy', _YE)
+register_loss('anl-fl', ANLFLLoss, 'normalised and normalised negative focal loss', _YE)
+register_loss('eps-softmax', EpsilonSoftmaxLoss, 'cross-entropy on contradicted samples, and mae', _WANG_EPS)
+register_loss('logit-clip', LogitClipLoss, 'cross-entropy of logits of a limited length', _WEI_CLIP)
+register_loss('peer', PeerLoss, 'cross-entropy minus half of that of random labels', _LIU)
+register_loss('nls', NLSLoss, 'negative label smoothing: a fifth of the uniform distribution is taken away', _WEI_NLS)
 
 # %% ../nbs/methods.ipynb #958d29ac
 class TwoViews(Callback):

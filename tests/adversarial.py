@@ -36,6 +36,7 @@ from fastnoisy.audit.sources import labelled_csv, labelled_folder, labelled_npz,
 from fastnoisy.benchmark.runner import Table
 from fastnoisy.callback.also import ALSOCallback
 from fastnoisy.callback.bmm import BMMFilterCallback
+from fastnoisy.callback.cdr import CDRCallback
 from fastnoisy.callback.co_teaching import CoTeachingCallback
 from fastnoisy.callback.confidence import TwoModelConfidenceCallback
 from fastnoisy.callback.divide_mix import DivideMixCallback
@@ -119,9 +120,9 @@ def checkpoints(rng, folder):
 
 # numbers out of range
 
-CALLBACKS = (ALSOCallback, BMMFilterCallback, CoTeachingCallback, TwoModelConfidenceCallback, DivideMixCallback,
-             DynamicsCallback, ELRCallback, KNNCorrectionCallback, LiLAWCallback, MCorrectionCallback,
-             PlantedErrorsCallback, TransitionCallback, VolMinNetCallback)
+CALLBACKS = (ALSOCallback, BMMFilterCallback, CDRCallback, CoTeachingCallback, TwoModelConfidenceCallback,
+             DivideMixCallback, DynamicsCallback, ELRCallback, KNNCorrectionCallback, LiLAWCallback,
+             MCorrectionCallback, PlantedErrorsCallback, TransitionCallback, VolMinNetCallback)
 HOSTILE = (-1, 0, 1, 2, .5, 1e-30, 1e30, -1e30, math.nan, math.inf, -math.inf, 10**20, True, None, '', 'a', '5', [],
            [1, 2], (), {}, b'x', np.float32(.5), np.int64(3), torch.tensor(.5), torch.tensor([1., 2.]), object)
 CLEAR = ValueError,TypeError,NotImplementedError

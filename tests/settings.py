@@ -5,6 +5,7 @@ import numpy as np, torch
 from fastnoisy.all import METHODS
 from fastnoisy.callback.also import ALSOCallback
 from fastnoisy.callback.bmm import BMMFilterCallback, evaluation_losses
+from fastnoisy.callback.cdr import CDRCallback
 from fastnoisy.callback.co_teaching import CoTeachingCallback
 from fastnoisy.callback.confidence import TwoModelConfidenceCallback
 from fastnoisy.callback.elr import ELRCallback
@@ -18,7 +19,7 @@ from fastnoisy.callback.transition import TransitionCallback, VolMinNetCallback
 from fastnoisy.core.method import MethodCallback
 from fastnoisy.noise.label_noise import LabelNoise
 
-ACTS = 'weights','labels','mask','loss'
+ACTS = 'weights','labels','mask','loss','gradients'
 
 @dataclass(frozen=True)
 class Setting:
@@ -96,6 +97,7 @@ SETTINGS = {
                         keeps=also_keeps, settled=mixture_is_clear),
     'also+knn': Setting(lambda: dict(cbs=[also(), knn()]), ('weights', 'labels'),
                         keeps=also_keeps, other_classes=_classes),
+    'cdr': Setting(lambda: dict(cbs=CDRCallback(.3)), ('gradients',)),
     'elr': Setting(lambda: dict(cbs=ELRCallback()), ('loss',), keeps=elr_keeps, other_classes=_classes),
     'divide-mix': Setting(lambda **options: dict(cbs=divide_mix(**options)), ('loss',), moves=divide_mix_moves,
                           other_classes=_model, mixup='leave MixUp and', processes=False, fresh=True,
@@ -163,6 +165,13 @@ class Watch(MethodCallback):
         pred = learn.pred[0] if isinstance(learn.pred, tuple) else learn.pred
         plain = torch.nn.functional.cross_entropy(pred.detach().float(), self.given[ids])
         if not torch.isclose(learn.loss_grad.detach().float(), plain, rtol=1e-3): self.seen.add('loss')
+
+    def after_backward(self): self.zeros = self._zeros()
+
+    def after_step(self): # before the gradients are set to zero
+        if self._zeros() > self.zeros: self.seen.add('gradients')
+
+    def _zeros(self): return sum(int((p.grad == 0).sum()) for p in self.model.parameters() if p.grad is not None)
 
     def after_train(self):
         if len(torch.cat(self.loaded).unique()) < len(self.given): self.seen.add('mask')

@@ -6,7 +6,7 @@ from fastai.basics import CrossEntropyLossFlat, Learner
 from fastai.callback.progress import ProgressCallback
 from fastnoisy.analysis.report.table import noise_report
 from fastnoisy.callback.dynamics import DynamicsCallback
-from fastnoisy.losses import GCELoss
+from fastnoisy.losses.robust import GCELoss
 from helpers import LR, N, linear, make, make_dls, methods_in, methods_of, weights_of
 from settings import VARIANTS, battery, setting
 

@@ -7,7 +7,7 @@ import fastnoisy
 root = Path(fastnoisy.__file__).parent
 METHODS = {'also', 'also_optimizer', 'lilaw', 'bmm', 'knn', 'confidence', 'dynamics'}
 OWN = {'also': {'also', 'also_optimizer'}, 'also_optimizer': {'also', 'also_optimizer'}} # one method in two modules
-FILES = [o for room in ('core', 'noise', 'data', 'analysis', 'callback') for o in sorted((root/room).rglob('*.py'))] + [root/'losses.py']
+FILES = [o for room in ('core', 'losses', 'noise', 'data', 'analysis', 'callback') for o in sorted((root/room).rglob('*.py'))]
 
 def is_learner(node):
     "Is it `learn`, or `something.learn`?"

@@ -1,7 +1,7 @@
 """Cost of each loss, forward and backward, relative to fastai's cross-entropy.
 
     python benchmarks/losses/losses.py [--batch 256] [--classes 1000] [--repeats 300] [--threads N] [--compile]
-    [--out FILE.csv]
+    [--only NAME NAME] [--out FILE.csv]
 
 A measurement is a pair: the loss and `CrossEntropyLossFlat` on the same logits, one after the other in alternating
 order. The table gives the median time of each and the median of the ratios of the pairs. GJS takes two predictions,
@@ -32,7 +32,14 @@ LOSSES = {
     'NCEMAELoss': NCEMAELoss(), 'NCERCELoss': NCERCELoss(), 'NFLMAELoss': NFLMAELoss(), 'NFLRCELoss': NFLRCELoss(),
     'JSLoss': JSLoss(), 'GJSLoss (2 predictions)': GJSLoss(), 'GJSLoss (2), against one CE': GJSLoss(),
     'ExpCELoss': ExpCELoss(), 'ExpFocalLoss': ExpFocalLoss(), 'MeanMAELoss': MeanMAELoss(),
-    'ExpCEMAELoss': ExpCEMAELoss(), 'ExpFocalMAELoss': ExpFocalMAELoss()}
+    'ExpCEMAELoss': ExpCEMAELoss(), 'ExpFocalMAELoss': ExpFocalMAELoss(),
+    'TaylorLoss': TaylorLoss(), 'TaylorLoss(order=6)': TaylorLoss(6),
+    'BiTemperedLoss': BiTemperedLoss(), 'BiTemperedLoss(t2=1)': BiTemperedLoss(t2=1), 'BiTemperedLoss(t2=2)':
+    BiTemperedLoss(t2=2.), 'AGCELoss': AGCELoss(), 'AULLoss': AULLoss(), 'AELLoss': AELLoss(),
+    'NCEAGCELoss': NCEAGCELoss(), 'NCEAULLoss': NCEAULLoss(), 'NCEAELLoss': NCEAELLoss(),
+    'ANLCELoss': ANLCELoss(), 'ANLCELoss(er=1)': ANLCELoss(er=1.), 'ANLFLLoss': ANLFLLoss(),
+    'EpsilonSoftmaxLoss': EpsilonSoftmaxLoss(), 'LogitClipLoss': LogitClipLoss(),
+    'LogitClipLoss(GCELoss())': LogitClipLoss(GCELoss()), 'PeerLoss': PeerLoss(), 'NLSLoss': NLSLoss()}
 
 def seconds(loss_func, logits, targets):
     "Time of one forward and backward pass"
@@ -84,6 +91,7 @@ def main():
     defaults = dict(batch=256, classes=1000, repeats=300, threads=0)
     for name,default in defaults.items(): p.add_argument(f'--{name}', type=int, default=default)
     p.add_argument('--compile', action='store_true', help='measure torch.compile of each loss too (eager reference)')
+    p.add_argument('--only', nargs='+', default=[''], help='losses whose name begins so')
     args = p.parse_args()
     if args.threads: torch.set_num_threads(args.threads)
     torch.ones(4_000_000) # 16 MB, freed: see above
@@ -93,7 +101,8 @@ def main():
     targets = torch.randint(0, args.classes, (args.batch,), generator=gen)
     print(f'logits {shape}, torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}')
     print(f"{'loss':30} {'ms':>8} {'CE ms':>8} {'ratio':>6}" + (f" {'compiled':>9}" if args.compile else ''))
-    rows = [row_of(name, loss_func, views, targets, args) for name,loss_func in LOSSES.items()]
+    rows = [row_of(name, loss_func, views, targets, args) for name,loss_func in LOSSES.items()
+            if name.startswith(tuple(args.only))]
     if args.out: pd.DataFrame(rows).to_csv(args.out, index=False)
 
 if __name__ == '__main__': main()

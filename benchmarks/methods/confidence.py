@@ -36,7 +36,7 @@ from fastnoisy.analysis.metrics import accuracy_of
 from fastnoisy.core.loaders import plain_tensors
 from fastnoisy.callback.confidence import TwoModelConfidenceCallback
 from fastnoisy.callback.confidence import js_divergence
-from fastnoisy.losses import gce_loss
+from fastnoisy.losses.robust import gce_loss
 from fastnoisy.core.views import SecondView, shifted
 
 NOISE = dict(symmetric=SymmetricNoise, pair=PairNoise)

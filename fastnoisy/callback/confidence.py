@@ -23,7 +23,7 @@ from ..core.sample_loss import can_unreduce, class_ids, class_logits, sample_los
 from ..core.registry import register_method
 from ..core.distributed import copy_from_first, n_processes, process_rank
 from ..core.sample_ids import undivided
-from ..losses import GCELoss
+from ..losses.robust import GCELoss
 from ..core.networks import PeerNetwork
 from ..core.sample_loss import soft_losses
 from ..core.views import SecondView, is_random, second_inputs

@@ -6,7 +6,7 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 from fastai.basics import BCEWithLogitsLossFlat, CrossEntropyLossFlat, TfmdDL, load_learner
 from fastnoisy.analysis.calibration import Calibration, calibrate, ece, fit_temperature, reliability
-from fastnoisy.losses import GCELoss
+from fastnoisy.losses.robust import GCELoss
 from fastnoisy.all import LiLAWCallback
 from helpers import blob_dls, blob_learner, blobs, weights_of
 

@@ -27,7 +27,7 @@ from fastnoisy.core.registry import METHODS
 from fastnoisy.core.sample_loss import Labels, sample_losses
 from fastnoisy.data.digits import digits_dls
 from fastnoisy.models import small_cnn
-from fastnoisy.losses import GCELoss, GJSLoss, JSLoss, MAELoss, SCELoss, gce_loss
+from fastnoisy.losses.robust import GCELoss, GJSLoss, JSLoss, MAELoss, SCELoss, gce_loss
 from fastnoisy.core.sample_loss import soft_losses
 from fastnoisy.core.views import SecondView, is_random, shifted
 from helpers import Brighten, blob_dls, blob_learner, blobs, run_in_parts, small_model, weights_of

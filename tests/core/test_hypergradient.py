@@ -13,7 +13,7 @@ from fastai.callback.schedule import lr_find
 from fastai.callback.training import GradientAccumulation
 from fastnoisy.callback.lilaw import LiLAWCallback, difficulty, terms_at
 from fastnoisy.models import StackedLSTM
-from fastnoisy.losses import BootstrappingLoss, GJSLoss, NFLLoss, NFLMAELoss, NGCELoss
+from fastnoisy.losses.robust import BootstrappingLoss, GJSLoss, NFLLoss, NFLMAELoss, NGCELoss
 from fastnoisy.core.hypergradient import VIRTUAL_STEPS, LastLayer, WholeModel, hypergradient, logit_tangents, trained
 from helpers import blob_learner, blobs, small_model, weights_of
 

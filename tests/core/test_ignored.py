@@ -7,7 +7,7 @@ from fastai.basics import CrossEntropyLossFlat, DataLoaders, Learner, TfmdDL
 from fastnoisy.core.ignored import ignore_index_of, ignored_rows, some_rows
 from fastnoisy.core.method import MethodCallback
 from fastnoisy.core.predict import predict
-from fastnoisy.losses import GCELoss
+from fastnoisy.losses.robust import GCELoss
 from helpers import LR, N, Items, blobs, linear, make, make_dls, weights_of
 
 IGNORED = np.arange(N) % 5 == 0
