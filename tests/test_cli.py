@@ -37,7 +37,7 @@ def test_demo_without_noise(tmp_path):
 @pytest.mark.parametrize('args, says', [
     (['demo', '--noise', '1.2'], 'not a rate in'), (['demo', '--noise', 'x'], 'not a rate in'), (['demo', '--epochs', '0'], 'not a number >= 1'),
     (['demo', '--epochs', 'x'], "'x' is not a number >= 1"), (['demo', '--methods'], 'expected at least one'),
-    (['nope'], "fastnoisy: there is no command 'nope'. There are demo, audit, apply, bench."), (['benhc'], 'Did you mean bench?'),
+    (['nope'], "fastnoisy: there is no command 'nope'. There are demo, audit, apply, bench, recommend."), (['benhc'], 'Did you mean bench?'),
     (['--noise', '.2'], 'begin with a command, demo, audit, apply, bench'), (['demo', '--nosie', '.2'], "fastnoisy demo: there is no option '--nosie'. Did you mean --noise?"),
     (['bench', '--optimiser=adam'], "there is no option '--optimiser'. Did you mean --optimizer?"), (['demo', '--quiet'], "no option '--quiet'.\n`fastnoisy demo --help` says"),
     (['demo', 'more'], "'more' is one word too many"), (['bench', '--seed', 'x'], 'invalid int value')])
@@ -78,7 +78,7 @@ def test_interrupted(tmp_path, monkeypatch):
 def test_alone_it_prints_help(capsys):
     main([])
     said = capsys.readouterr().out
-    names = 'demo', 'audit', 'apply', 'bench', '--version'
+    names = 'demo', 'audit', 'apply', 'bench', 'recommend', '--version'
     assert said.startswith('usage: fastnoisy') and all(o in said for o in names)
 
 def test_version(capsys):

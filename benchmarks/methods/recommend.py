@@ -59,6 +59,7 @@ def cell(args, data_set, noise, seed):
                plain=tested['ce'], best=best, regret=100*(best - tested[found.recipe]),
                over_plain=100*(tested[found.recipe] - tested['ce']), difference=found.difference, error=found.error,
                wrong=rate, estimated=found.noise.rate if found.noise else np.nan)
+    row.update(first_stage=stages_of(args.epochs)[0]/args.epochs)
     return dict(row, cautious='CAUTION' in found.why, **{f'test_{o}': tested.get(o) for o in RECIPES}, **VERSIONS)
 
 def test_accuracy(dls, make_model, recipe, seed, folder):
@@ -75,7 +76,7 @@ def main():
     sets = [o for o in args.sets if args.root or o != 'ecg5000']
     todo = [o for seed in range(args.seeds) for name in sets
             for o in tasks(data_set=[name], noise=OF_TWO if name == 'breast_cancer' else NOISES, seed=[seed])]
-    rows = Rows(args.out, args.resume)
+    rows = Rows(args.out, args.resume, first_stage=stages_of(args.epochs)[0]/args.epochs)
     measure(cell, args, todo, rows)
     rows.sort('data_set', 'noise', 'seed')
     means(rows, ['data_set', 'noise'], ['accuracy', 'plain', 'best', 'regret', 'over_plain'])

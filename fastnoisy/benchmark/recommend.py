@@ -37,7 +37,7 @@ from ..data.arrays import ArrayItems
 from ..methods import as_method
 
 # %% ../../nbs/benchmark/recommend.ipynb #a2113954
-RECIPES = 'ce','sce','elr','also','co-teaching','gjs'
+RECIPES = 'ce','sce','elr','also','gjs'
 # in plain trainings, until it has been measured; 1 where nothing is said
 COSTS = {'co-teaching': 2., 'gjs': 2., 'divide-mix': 6., 'm-correction': 3., 'lilaw': 2., 'confidence': 2.}
 
@@ -249,7 +249,7 @@ def stages_of(
     epochs:int, # >= 1
 )->list:
     "The epochs after which the race is judged"
-    return sorted({max(1, round(epochs/4)), max(1, round(epochs/2)), epochs})
+    return sorted({max(1, round(o*epochs)) for o in (.5, .75, 1)})
 
 def seeds_difference(
     rights:np.ndarray, # Who was right with the one, (S, n)
@@ -419,7 +419,7 @@ def _why_noise(noise, facts):
     low,high = noise.interval
     kind = noise_kind(noise.transition)
     said = f'About {noise.rate:.0%} of the labels seem to be wrong ({low:.0%} to {high:.0%}), {_KINDS[kind]}.'
-    if kind in ('class-dependent', 'reversed'): said += (
+    if kind == 'reversed' or kind == 'class-dependent' and noise.rate > .05: said += (
         ' CAUTION: such labels may follow from the inputs, and what a model can learn from the inputs it takes for '
         'right; the noisy accuracy would then reward the model that has learnt the errors. Look at some samples.')
     return said
