@@ -972,6 +972,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'fastnoisy/audit/sources.py'),
                                          'fastnoisy.audit.sources._hidden_note': ( 'audit/sources.html#_hidden_note',
                                                                                    'fastnoisy/audit/sources.py'),
+                                         'fastnoisy.audit.sources._hint_on_splits': ( 'audit/sources.html#_hint_on_splits',
+                                                                                      'fastnoisy/audit/sources.py'),
                                          'fastnoisy.audit.sources._image_files': ( 'audit/sources.html#_image_files',
                                                                                    'fastnoisy/audit/sources.py'),
                                          'fastnoisy.audit.sources._is_continuous': ( 'audit/sources.html#_is_continuous',
