@@ -588,6 +588,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                           'fastnoisy/analysis/report/table.py'),
                                                  'fastnoisy.analysis.report.table.ReviewedTable.view': ( 'analysis/report/table.html#reviewedtable.view',
                                                                                                          'fastnoisy/analysis/report/table.py'),
+                                                 'fastnoisy.analysis.report.table._ValidRows': ( 'analysis/report/table.html#_validrows',
+                                                                                                 'fastnoisy/analysis/report/table.py'),
                                                  'fastnoisy.analysis.report.table._check_has_data': ( 'analysis/report/table.html#_check_has_data',
                                                                                                       'fastnoisy/analysis/report/table.py'),
                                                  'fastnoisy.analysis.report.table._filled': ( 'analysis/report/table.html#_filled',
