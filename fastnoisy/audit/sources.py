@@ -149,6 +149,12 @@ def folder_images(
     folders = sorted(o for o in Path(path).iterdir() if o.is_dir() and not _is_hidden(o))
     return [o for o in chain.from_iterable(map(_image_files, folders)) if not _is_hidden(o)]
 
+_SPLITS = {'train', 'valid', 'val', 'validation', 'test'}
+
+def _hint_on_splits(folders):
+    found = sorted(_SPLITS & {*folders})
+    return f' Audit {" and ".join(found)} one by one, each with an --out of its own.' if found else ''
+
 def labelled_folder(
     path, # Folder with one sub-folder per class; images deeper down are not looked for
     skip=None, # Sub-folder that is none of the classes, such as that of the results
@@ -164,7 +170,7 @@ def labelled_folder(
     empty = [name for name,o in files.items() if not o]
     if len(empty) == len(files): raise ValueError(
         f'{path} has no sub-folder with images directly in it (looked at: {_listed(empty) or "none"}). '
-        'One sub-folder per class is needed, named like the class.')
+        f'One sub-folder per class is needed, named like the class.{_hint_on_splits(empty)}')
     notes = [f'No images are directly in the sub-folder {_listed(empty)}.'] if empty else []
     n_beside = sum(not _is_hidden(o) for o in _image_files(path))
     if n_beside: notes.append(f'{n_beside} images lie beside the class folders and have no label.')

@@ -328,6 +328,18 @@ def test_filters_and_orders(tmp_path):
         assert not browser.js('document.getElementById("none").hidden') and browser.problems() == []
 
 @needs_browser
+def test_filter_by_split(tmp_path):
+    "Training and validation samples, where both were judged"
+    report = small_report()
+    report.insert(1, 'split', np.where(report.sample_id % 3 > 0, 'train', 'valid'))
+    rows = card_rows(report, 10)
+    with Browser(tmp_path) as browser:
+        browser.open(report.to_html(tmp_path/'report.html', n=10))
+        browser.choose('#kind', 'split valid')
+        assert shown(browser) == rows.sample_id[rows.split == 'valid'].tolist()
+        assert browser.problems() == []
+
+@needs_browser
 def test_the_state_is_kept_saved_and_loaded(page, tmp_path):
     other = small_report()
     other.data_id = 'of other data'

@@ -317,6 +317,7 @@ def test_errors_before_training(tmp_path, monkeypatch):
     fails('there is no such file or folder', 'nowhere')
     fails('no sub-folder with images directly in it .looked at: none', 'none')
     fails("looked at: 'train'", 'deep')
+    fails('Audit train one by one, each with an --out of its own', 'deep')
     fails("all 1 samples are of one class, 'a'", 'one')
     fails('no sample that can be used. 1 were left out, the first: .*1.png .UnidentifiedImageError', 'broken')
     fails('file cannot be read', 'file')

@@ -29,6 +29,7 @@ def shown_dataset(
     dls = report.learn.dls
     return Joined(dls.train.dataset, dls.valid.dataset) if report.has_valid else dls.train.dataset
 
+# %% ../../../nbs/analysis/report/content.ipynb #6d4eecb4
 def is_table(
     dataset, # `dls.train.dataset`, or `Joined`
 )->bool:

@@ -12,6 +12,7 @@ from functools import partial
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
@@ -281,7 +282,7 @@ def _filled(p, n, k):
     return logits, given, features
 
 def _judge_valid(logits, given, problem):
-    "Probability of the given label (n,), predicted class, what is flagged, and why nothing is"
+    "Probability of the given label, predicted class, what is flagged, each (n,); and why nothing is"
     known = (given >= 0) & logits.isfinite().all(1)
     predicted = torch.where(known, logits.nan_to_num().argmax(1), -1).numpy()
     quality,n = np.full(len(given), math.nan),int(known.sum())
@@ -291,32 +292,40 @@ def _judge_valid(logits, given, problem):
     elif n: posterior = logits[known].softmax(1)
     if n: quality[known.numpy()] = posterior.gather(1, given[known][:,None])[:,0].numpy()
     flags = (quality < .5) & (predicted != given.numpy()) & (not problem)
-    return quality, predicted, flags, problem
+    return dict(quality=quality, predicted=predicted, flags=flags), problem
+
+class _ValidRows(NamedTuple):
+    "Columns of the validation samples, their class ids (n,), their features, and why none is flagged"
+    table:dict
+    given:np.ndarray
+    suggested:np.ndarray
+    features:torch.Tensor
+    problem:str
 
 def _valid_rows(learn, has_features, name, problem):
-    "Columns of the validation samples, their class ids, their features, and why none is flagged"
     n = n_valid(learn.dls)
     if not n: raise ValueError('valid=True, but this Learner has no validation samples: leave it out.')
     p = predict(learn, learn.dls.valid, features=has_features, progress=False)
     k = class_logits(p.logits).shape[1]
     logits,given,features = _filled(p, n, k)
-    quality,predicted,flags,problem = _judge_valid(logits, given, problem)
-    suggested = np.where(flags, predicted, given.numpy())
-    p_noisy = np.full(n, math.nan) if problem else 1 - quality
-    table = dict(item=_items_of(learn.dls.valid.dataset), is_label_issue=flags, label_quality=quality,
-                 given_label=name(given.numpy()), predicted_label=name(predicted), suggested_label=name(suggested),
-                 noise_probability=p_noisy)
-    return table, given.numpy(), suggested, features, problem
+    found,problem = _judge_valid(logits, given, problem)
+    given,predicted = given.numpy(),found['predicted']
+    suggested = np.where(found['flags'], predicted, given)
+    p_noisy = np.full(n, math.nan) if problem else 1 - found['quality']
+    table = dict(item=_items_of(learn.dls.valid.dataset), is_label_issue=found['flags'],
+                 label_quality=found['quality'], given_label=name(given), predicted_label=name(predicted),
+                 suggested_label=name(suggested), noise_probability=p_noisy)
+    return _ValidRows(table, given, suggested, features, problem)
 
 def _with_valid(report, learn, has_features, name, problem):
     "The report with the validation samples behind those of the training, and what sums it up"
-    table,given,suggested,features,problem = _valid_rows(learn, has_features, name, problem)
-    rows = pd.DataFrame(table).assign(sample_id=np.arange(len(given)) + len(report), split='valid')
+    own = _valid_rows(learn, has_features, name, problem)
+    rows = pd.DataFrame(own.table).assign(sample_id=np.arange(len(own.given)) + len(report), split='valid')
     both = pd.concat([pd.DataFrame(report.assign(split='train')), rows], ignore_index=True)
     both.insert(1, 'split', both.pop('split'))
     res = NoiseReport(both).__finalize__(report)
-    res.has_valid,res.valid_problem = True,problem
-    return res, given, suggested, features
+    res.has_valid,res.valid_problem = True,own.problem
+    return res, own.given, own.suggested, own.features
 
 # %% ../../../nbs/analysis/report/table.ipynb #b407401e
 def noise_report(
