@@ -263,8 +263,8 @@ def labels(rng, folder):
 # batches
 
 class Moves(Callback):
-    """Moves the samples of a batch: inputs and labels, each as new tensors or in place. `order`: not between those of the
-    core and of `KnowsIds`, which would see it first"""
+    """Moves the samples of a batch: inputs and labels, each as new tensors or in place. `order`: not between those of
+    the core and of `KnowsIds`, which would see it first"""
     run_valid,n_moved = False,0
     def __init__(self, rng, order): self.rng,self.order = rng,order
     def before_batch(self):
@@ -580,7 +580,8 @@ def texts(rng, folder):
     method = rng.choice([o for o in battery() if 'planted' not in o])
     n,bs = rng.choice((18, 36)),rng.choice((3, 8))
     words = [nasty(rng) for _ in range(6)] + ['good', 'bad', '']
-    items = [rng.choice((' ', '  ', '\n')).join(rng.choice(words) for _ in range(rng.choice((0, 1, 3, 9, 30)))) for _ in range(n)]
+    def text(): return rng.choice((' ', '  ', '\n')).join(rng.choices(words, k=rng.choice((0, 1, 3, 9, 30))))
+    items = [text() for _ in range(n)]
     labels = [rng.choice('ab') for _ in range(n)]
     yield f'{method} {n} texts bs {bs}'
     dls = text_dls(items, labels, bs)
@@ -651,9 +652,10 @@ def disks(rng, folder):
     if what == 'audit': # each of its files is whole or as before, and the record knows which
         assert all(len(o) > 0 for o in after.values()) and not [o for o in after if 'part' in o.name]
         for o in {*before} & {*after} - {Path('audit.json')}: assert after[o] == before[o] or len(after[o]) > 50
-    elif what == 'table': assert all(o.endswith(b'x\n') or o == b'' or o.count(b'\n') == 1 for o in after.values()), 'a torn row'
+    elif what == 'table':
+        assert all(o.endswith(b'x\n') or o == b'' or o.count(b'\n') == 1 for o in after.values()), 'a torn row'
     elif error is not None and what == 'apply': assert not after, 'half a copy'
-    elif error is not None: assert after == before, f'{[str(o) for o in after if after[o] != before.get(o)]} has changed'
+    elif error is not None: assert after == before, f'changed: {[str(o) for o in after if after[o] != before.get(o)]}'
     else: assert {*after} >= {*whole} and all(len(after[o]) > .9*len(whole[o]) for o in whole)
     write(made) # when there is space again
     if error is not None: raise Refused(str(error))
@@ -730,7 +732,9 @@ def _read(rng, folder, ran, n):
     file,array = folder/f'labels.{kind}',hostile_array(rng, n)
     if rng.random() < .1: array = np.array([Runs(ran)]*n, dtype=object)
     if kind == 'npy': np.save(file, array, allow_pickle=True)
-    elif kind == 'npz': np.savez(file, **{nasty(rng).replace('/', '_').encode('ascii', 'ignore').decode() or 'a': array, 'b': array})
+    elif kind == 'npz':
+        name = nasty(rng).replace('/', '_').encode('ascii', 'ignore').decode() or 'a'
+        np.savez(file, **{name: array, 'b': array})
     elif kind == 'pt': torch.save(rng.choice((array, {'a': array, 'b': array}, Runs(ran), torch.arange(n))), file)
     else: write_rows(file, [[nasty(rng), 'b'], *([nasty(rng), rng.choice(('1', '2', '', 'x'))] for _ in range(n))])
     if rng.random() < .5: file.write_bytes(damage(rng, file.read_bytes()))
@@ -807,7 +811,7 @@ IMPORTS = _read,_annotators,_issues,_studio,_decisions
 
 @area
 def exchanged(rng, folder):
-    "Labels of people, predictions of others, exports and decisions that come back: taken rightly or refused; nothing runs"
+    "Labels of people, predictions of others, exports, decisions that come back: taken rightly or refused; nothing runs"
     part,n,ran = rng.choice(IMPORTS),rng.choice((1, 6, 24)),folder/'ran'
     yield f'{part.__name__[1:]} {n}'
     try: part(rng, folder, ran, n)

@@ -2,7 +2,7 @@
 from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
-from fastai.basics import CrossEntropyLossFlat, Callback, L, Learner, accuracy
+from fastai.basics import CrossEntropyLossFlat, Callback, L, Learner, accuracy, load_learner
 from fastai.callback.core import CancelFitException, CancelStepException
 from fastai.callback.mixup import MixUp
 from fastai.callback.progress import ProgressCallback
@@ -250,3 +250,50 @@ def test_filtered_batches_of_one_are_left_out():
         learn = make('also', dls, linear(norm=True), cbs=[Keeps()])
         learn.fit(1, LR)
         assert learn.dynamics.to_frame().seen.sum() == 32
+
+class Looks(Callback):
+    "Calls `look` at the end of each epoch, when the Recorder has its row; a user's habit"
+    order = 60
+    def __init__(self, look): self.look,self.within = look,False
+    def after_epoch(self):
+        if self.within: return # it calls this event too
+        self.within = True
+        getattr(self.learn, self.look)()
+        self.within = False
+
+@pytest.mark.parametrize('look', ['validate', 'get_preds'])
+def test_a_look_within_a_fit_changes_nothing(method, look):
+    "Neither the training nor the columns of the Recorder, and no method begins anew"
+    def trained(*cbs):
+        learn = make(method)
+        learn.add_cbs(cbs)
+        torch.manual_seed(3)
+        columns = []
+        learn.logger = columns.append
+        learn.fit(3, LR)
+        return learn,[len(o) for o in columns]
+    (plain,columns),(learn,others) = trained(),trained(Looks(look))
+    assert torch.equal(weights_of(learn.model), weights_of(plain.model))
+    assert {*others} <= {*columns}
+
+def test_export_after_ctrl_c(method, tmp_path):
+    learn = make(method, path=tmp_path)
+    before = snapshot(learn)
+    with pytest.raises(KeyboardInterrupt): learn.fit(3, LR, cbs=Fails(KeyboardInterrupt, 'after_backward', 70))
+    learn.logger = print # a lambda cannot be pickled
+    learn.export('x.pkl')
+    x = learn.dls.valid.dataset.x[:16]
+    with torch.no_grad(): assert torch.equal(load_learner(tmp_path/'x.pkl').model.eval()(x), learn.model.eval()(x))
+    learn.logger = lambda *_: None
+    learn.model.train()
+    assert_usable(learn, before)
+
+def test_an_empty_validation_set(method):
+    "Trained all the same, or a sentence that says what needs it"
+    dls = make_dls()
+    empty = dls.valid.new(dls.valid.dataset.new_empty())
+    learn = make(method, DataLoaders(dls.train, empty))
+    learn.metrics = []
+    try: learn.fit(2, LR)
+    except ValueError as e: assert 'valid' in str(e)
+    else: assert weights_of(learn.model).isfinite().all()

@@ -221,7 +221,8 @@ def test_damaged_files_are_a_value_error(kind, tmp_path):
     elif kind == 'csv': pd.DataFrame(dict(a=labels)).to_csv(file, index=False)
     else: torch.save(torch.arange(30), file)
     whole = file.read_bytes()
-    for data in (b'', whole[:7], whole[:len(whole)//2], whole[:-9], b'PK\x03\x04' + b'x'*50, b'\x80\x02x', b'\x93NUMPY\xff'):
+    heads = b'PK\x03\x04' + b'x'*50, b'\x80\x02x', b'\x93NUMPY\xff'
+    for data in (b'', whole[:7], whole[:len(whole)//2], whole[:-9], *heads):
         file.write_bytes(data)
         if kind == 'csv' and data: continue # a table that ends earlier is a table
         with pytest.raises(ValueError, match='cannot be read as labels'): read_labels(file)
