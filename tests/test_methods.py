@@ -19,11 +19,14 @@ Z,Y = torch.randn(6, 10, generator=torch.Generator().manual_seed(0)),torch.arang
 
 @pytest.mark.parametrize('name, loss', dict(
     focal=AlphaFocalLoss(), mae=MAELoss(), rce=RCELoss(), gce=GCELoss(), sce=SCELoss(), nce=NCELoss(), nfl=NFLLoss(), ngce=NGCELoss(), nmae=NMAELoss(), js=JSLoss(),
-    gjs=GJSLoss()).items())
+    gjs=GJSLoss(), taylor=TaylorLoss(), agce=AGCELoss(), aul=AULLoss(), ael=AELLoss(), peer=PeerLoss(),
+    nls=NLSLoss()).items())
 def test_losses_have_the_defaults_of_their_class(name, loss): assert loss_of(name)(Z, Y) == loss(Z, Y)
 
 @pytest.mark.parametrize('name, cls', {'nce+mae': NCEMAELoss, 'nce+rce': NCERCELoss, 'nfl+mae': NFLMAELoss, 'nfl+rce': NFLRCELoss, 'exp-ce': ExpCELoss, 'exp-focal': ExpFocalLoss,
-    'mean-mae': MeanMAELoss, 'apl-nce-mae': ExpCEMAELoss, 'apl-nfl-mae': ExpFocalMAELoss}.items())
+    'mean-mae': MeanMAELoss, 'apl-nce-mae': ExpCEMAELoss, 'apl-nfl-mae': ExpFocalMAELoss,
+    'bi-tempered': BiTemperedLoss, 'nce+agce': NCEAGCELoss, 'nce+aul': NCEAULLoss, 'nce+ael': NCEAELLoss,
+    'anl-ce': ANLCELoss, 'anl-fl': ANLFLLoss, 'eps-softmax': EpsilonSoftmaxLoss, 'logit-clip': LogitClipLoss}.items())
 def test_the_two_families(name, cls):
     assert type(loss_of(name)) is cls
     other = dict(nce='exp-ce', nfl='exp-focal').get(name.split('+')[0], '')
