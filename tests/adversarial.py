@@ -35,6 +35,8 @@ from fastnoisy.callback.knn import KNNCorrectionCallback
 from fastnoisy.callback.lilaw import LiLAWCallback
 from fastnoisy.callback.m_correction import MCorrectionCallback
 from fastnoisy.callback.planted import PlantedErrorsCallback
+from fastnoisy.callback.self_adaptive import SATCallback, SELCCallback
+from fastnoisy.callback.sop import SOPCallback, SOPPlusCallback
 from fastnoisy.callback.transition import TransitionCallback, VolMinNetCallback
 from fastnoisy.cli import main as command_line
 from fastnoisy.core.method import MethodCallback
@@ -107,7 +109,8 @@ def checkpoints(rng, folder):
 
 CALLBACKS = (ALSOCallback, BMMFilterCallback, CoTeachingCallback, TwoModelConfidenceCallback, DivideMixCallback,
              DynamicsCallback, ELRCallback, KNNCorrectionCallback, LiLAWCallback, MCorrectionCallback,
-             PlantedErrorsCallback, TransitionCallback, VolMinNetCallback)
+             PlantedErrorsCallback, SATCallback, SELCCallback, SOPCallback, SOPPlusCallback, TransitionCallback,
+             VolMinNetCallback)
 HOSTILE = (-1, 0, 1, 2, .5, 1e-30, 1e30, -1e30, math.nan, math.inf, -math.inf, 10**20, True, None, '', 'a', '5', [],
            [1, 2], (), {}, b'x', np.float32(.5), np.int64(3), torch.tensor(.5), torch.tensor([1., 2.]), object)
 CLEAR = ValueError,TypeError,NotImplementedError
