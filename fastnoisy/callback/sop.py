@@ -149,6 +149,7 @@ def _pace_of(self:SOPCallback, given):
     if self._learnt is None: return torch.zeros(len(given), device=given.device)
     return self._learnt[given]
 
+# %% ../../nbs/callback/sop.ipynb #97efc8e6
 @patch
 def _ready(self:SOPCallback, k, device):
     "Make the tables when the number of classes is known"
@@ -172,6 +173,7 @@ def _answers(self:SOPCallback):
     seen = self.u.seen
     return torch.where(seen, quality, torch.nan).cpu().numpy(), torch.where(seen, best, -1).cpu().numpy()
 
+# %% ../../nbs/callback/sop.ipynb #a88f228d
 @patch
 def label_quality(self:SOPCallback)->np.ndarray: # (N,), in [0, 1], low = suspicious, NaN = never seen; None before training
     "How far the most contradicting number of each sample is from 1, on the scale of logarithms"
@@ -209,7 +211,8 @@ def changed_images(
     cutout:float=.25, # Side of the square that is cut out, as a share of the image's, in [0, 1)
 )->Tensor: # (B, C, H, W)
     "Each image moved, turned and scaled by a little, with another contrast and a square of its mean cut out"
-    b,_,h,w = x.shape
+    b = len(x)
+    h,w = x.shape[2:]
     r = (2*torch.rand(6, b, generator=torch.Generator().manual_seed(seed)) - 1).to(x, non_blocking=True)
     scale = 1 + .2*r[1]
     cos = scale*(.35*r[0]).cos()
