@@ -21,6 +21,8 @@ from .callback.divide_mix import DivideMixCallback
 from .callback.knn import KNNCorrectionCallback
 from .callback.lilaw import LiLAWCallback
 from .callback.m_correction import MCorrectionCallback
+from .callback.self_adaptive import SATCallback, SELCCallback
+from .callback.sop import SOPCallback, SOPPlusCallback
 from .callback.transition import TransitionCallback
 from .core.registry import METHODS, Method, register_method
 from .losses.asymmetric import AELLoss, AGCELoss, AULLoss, NCEAELLoss, NCEAGCELoss, NCEAULLoss

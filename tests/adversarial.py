@@ -46,6 +46,8 @@ from fastnoisy.callback.knn import KNNCorrectionCallback
 from fastnoisy.callback.lilaw import LiLAWCallback
 from fastnoisy.callback.m_correction import MCorrectionCallback
 from fastnoisy.callback.planted import PlantedErrorsCallback
+from fastnoisy.callback.self_adaptive import SATCallback, SELCCallback
+from fastnoisy.callback.sop import SOPCallback, SOPPlusCallback
 from fastnoisy.callback.transition import TransitionCallback, VolMinNetCallback
 from fastnoisy.cli import main as command_line
 from fastnoisy.core.method import MethodCallback
@@ -120,9 +122,10 @@ def checkpoints(rng, folder):
 
 # numbers out of range
 
-CALLBACKS = (ALSOCallback, BMMFilterCallback, CDRCallback, CoTeachingCallback, TwoModelConfidenceCallback,
-             DivideMixCallback, DynamicsCallback, ELRCallback, KNNCorrectionCallback, LiLAWCallback,
-             MCorrectionCallback, PlantedErrorsCallback, TransitionCallback, VolMinNetCallback)
+CALLBACKS = (ALSOCallback, BMMFilterCallback, CDRCallback, CoTeachingCallback, DivideMixCallback, DynamicsCallback,
+             ELRCallback, KNNCorrectionCallback, LiLAWCallback, MCorrectionCallback, PlantedErrorsCallback,
+             SATCallback, SELCCallback, SOPCallback, SOPPlusCallback, TransitionCallback, TwoModelConfidenceCallback,
+             VolMinNetCallback)
 HOSTILE = (-1, 0, 1, 2, .5, 1e-30, 1e30, -1e30, math.nan, math.inf, -math.inf, 10**20, True, None, '', 'a', '5', [],
            [1, 2], (), {}, b'x', np.float32(.5), np.int64(3), torch.tensor(.5), torch.tensor([1., 2.]), object)
 CLEAR = ValueError,TypeError,NotImplementedError

@@ -15,6 +15,8 @@ from fastnoisy.callback.lilaw import LiLAWCallback
 from fastnoisy.callback.m_correction import MCorrectionCallback
 from fastnoisy.callback.noisy_valid import LabelWaveCallback, NoisyValidCallback
 from fastnoisy.callback.planted import PlantedErrorsCallback
+from fastnoisy.callback.self_adaptive import SATCallback, SELCCallback
+from fastnoisy.callback.sop import SOPCallback, SOPPlusCallback
 from fastnoisy.callback.transition import TransitionCallback, VolMinNetCallback
 from fastnoisy.core.method import MethodCallback
 from fastnoisy.noise.label_noise import LabelNoise
@@ -49,6 +51,8 @@ def confidence(**kwargs): return TwoModelConfidenceCallback(**{'view': flipped, 
 def co_teaching(**kwargs): return CoTeachingCallback(**{'noise_rate': .25, 'ramp': 0, 'init': 'copy', **kwargs})
 def divide_mix(**kwargs): return DivideMixCallback(warmup=1, by=.8, **kwargs)
 def m_correction(**kwargs): return MCorrectionCallback(warmup=1, **{'by': .8, **kwargs})
+def selc(**kwargs): return SELCCallback(**{'warmup': 0, **kwargs})
+def sat(**kwargs): return SATCallback(**{'warmup': 0, **kwargs})
 def transition(**kwargs): return TransitionCallback(**{'T': .7*np.eye(3) + .1, **kwargs})
 def flipped(x): return x.flip(-1)
 
@@ -77,6 +81,10 @@ def co_teaching_keeps(learn): return {'kept': learn.co_teaching.kept.values}
 def divide_mix_moves(learn): return {f'peer.{k}': v for k,v in learn.divide_mix.peer.model.state_dict().items()}
 def also_keeps(learn): return {'also': learn.also.pi.all()}
 def elr_keeps(learn): return {'targets': learn.elr.targets.all()}
+def selc_keeps(learn): return {'average': learn.selc.average.all()}
+def sop_keeps(learn): return {'u': learn.sop.u.all(), 'v': learn.sop.v.all()}
+def sop_plus_keeps(learn): return {'u': learn.sop_plus.u.all(), 'v': learn.sop_plus.v.all()}
+def sat_keeps(learn): return {'average': learn.sat.average.all()}
 def confidence_keeps(learn): return {'mu': learn.confidence.mu}
 _classes = r"of the classes \['a', 'b', 'c'\], and now they are \['a', 'b', 'c', 'd'\]: use a new"
 _model = 'that of another model.*Use a new'
@@ -99,6 +107,14 @@ SETTINGS = {
                         keeps=also_keeps, other_classes=_classes),
     'cdr': Setting(lambda: dict(cbs=CDRCallback(.3)), ('gradients',)),
     'elr': Setting(lambda: dict(cbs=ELRCallback()), ('loss',), keeps=elr_keeps, other_classes=_classes),
+    'selc': Setting(lambda **options: dict(cbs=selc(**options)), ('labels',), keeps=selc_keeps,
+                    other_classes=_classes, text=lambda make_model: dict(warmup=1)), # when it knows something
+    'sat': Setting(lambda **options: dict(cbs=sat(**options)), ('labels', 'weights'), keeps=sat_keeps,
+                   other_classes=_classes, text=lambda make_model: dict(warmup=1)),
+    'sop': Setting(lambda: dict(cbs=SOPCallback()), ('loss',), keeps=sop_keeps, mixup='leave one of them',
+                   other_classes='numbers of the classes.*use a new'),
+    'sop+': Setting(lambda: dict(cbs=SOPPlusCallback()), ('loss',), keeps=sop_plus_keeps, mixup='leave one of them',
+                    data=with_images, processes=False),
     'divide-mix': Setting(lambda **options: dict(cbs=divide_mix(**options)), ('loss',), moves=divide_mix_moves,
                           other_classes=_model, mixup='leave MixUp and', processes=False, fresh=True,
                           text=lambda make_model: dict(peer=make_model())),
