@@ -127,8 +127,8 @@ SETTINGS = {
                             **beside('co_teaching_plus', noise_rate=0)),
     'jocor': Setting(lambda **options: dict(cbs=chosen(JoCoRCallback, **options)),
                      **beside('jocor', noise_rate=0, lam=.1)),
-    'ido': Setting(lambda: dict(cbs=early(IDOCallback, at_least=10, view=shifted)), ('weights', 'loss'), data=with_images,
-                   keeps=ido_keeps, processes=False),
+    'ido': Setting(lambda: dict(cbs=early(IDOCallback, at_least=10, view=shifted)), ('weights', 'loss'),
+                   data=with_images, keeps=ido_keeps, processes=False),
     'co-teaching': Setting(lambda **options: dict(cbs=co_teaching(**options)), **_peers), # a copy: classes have no order
 }
 
