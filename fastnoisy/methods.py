@@ -16,8 +16,10 @@ from .callback.bmm import BMMFilterCallback
 from .callback.cdr import CDRCallback
 from .callback.co_teaching import CoTeachingCallback
 from .callback.confidence import TwoModelConfidenceCallback
+from .callback.disagreement import CoTeachingPlusCallback
 from .callback.elr import ELRCallback
 from .callback.divide_mix import DivideMixCallback
+from .callback.ido import IDOCallback
 from .callback.knn import KNNCorrectionCallback
 from .callback.lilaw import LiLAWCallback
 from .callback.m_correction import MCorrectionCallback

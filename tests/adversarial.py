@@ -39,9 +39,11 @@ from fastnoisy.callback.bmm import BMMFilterCallback
 from fastnoisy.callback.cdr import CDRCallback
 from fastnoisy.callback.co_teaching import CoTeachingCallback
 from fastnoisy.callback.confidence import TwoModelConfidenceCallback
+from fastnoisy.callback.disagreement import CoTeachingPlusCallback, DecouplingCallback, JoCoRCallback
 from fastnoisy.callback.divide_mix import DivideMixCallback
 from fastnoisy.callback.dynamics import DynamicsCallback
 from fastnoisy.callback.elr import ELRCallback
+from fastnoisy.callback.ido import IDOCallback
 from fastnoisy.callback.knn import KNNCorrectionCallback
 from fastnoisy.callback.lilaw import LiLAWCallback
 from fastnoisy.callback.m_correction import MCorrectionCallback
@@ -122,10 +124,12 @@ def checkpoints(rng, folder):
 
 # numbers out of range
 
-CALLBACKS = (ALSOCallback, BMMFilterCallback, CDRCallback, CoTeachingCallback, DivideMixCallback, DynamicsCallback,
-             ELRCallback, KNNCorrectionCallback, LiLAWCallback, MCorrectionCallback, PlantedErrorsCallback,
-             SATCallback, SELCCallback, SOPCallback, SOPPlusCallback, TransitionCallback, TwoModelConfidenceCallback,
+CALLBACKS = (ALSOCallback, BMMFilterCallback, CDRCallback, CoTeachingCallback, CoTeachingPlusCallback,
+             DecouplingCallback, DivideMixCallback, DynamicsCallback, ELRCallback, IDOCallback, JoCoRCallback,
+             KNNCorrectionCallback, LiLAWCallback, MCorrectionCallback, PlantedErrorsCallback, SATCallback,
+             SELCCallback, SOPCallback, SOPPlusCallback, TransitionCallback, TwoModelConfidenceCallback,
              VolMinNetCallback)
+NEEDED = {BMMFilterCallback: dict(signal='loss'), IDOCallback: dict(view=lambda x, seed: x)} # on data that are no images
 HOSTILE = (-1, 0, 1, 2, .5, 1e-30, 1e30, -1e30, math.nan, math.inf, -math.inf, 10**20, True, None, '', 'a', '5', [],
            [1, 2], (), {}, b'x', np.float32(.5), np.int64(3), torch.tensor(.5), torch.tensor([1., 2.]), object)
 CLEAR = ValueError,TypeError,NotImplementedError
@@ -158,7 +162,7 @@ def options(rng, folder):
     params = parameters_of(kind)
     name,value = rng.choice([*params]),rng.choice(HOSTILE)
     yield f'{kind.__name__}({name}={value!r})'
-    given = {'signal': 'loss', name: value} if kind is BMMFilterCallback else {name: value}
+    given = {**NEEDED.get(kind, {}), name: value}
     known = [name, name.split('_')[0], *(['warmup'] if name == 'start' else [])] # its name since version 0.2
     is_typed = params[name].annotation in (float, int, bool, str)
     def refuse(e):

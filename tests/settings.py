@@ -8,8 +8,10 @@ from fastnoisy.callback.bmm import BMMFilterCallback, evaluation_losses
 from fastnoisy.callback.cdr import CDRCallback
 from fastnoisy.callback.co_teaching import CoTeachingCallback
 from fastnoisy.callback.confidence import TwoModelConfidenceCallback
+from fastnoisy.callback.disagreement import CoTeachingPlusCallback, DecouplingCallback, JoCoRCallback
 from fastnoisy.callback.elr import ELRCallback
 from fastnoisy.callback.divide_mix import DivideMixCallback
+from fastnoisy.callback.ido import IDOCallback
 from fastnoisy.callback.knn import KNNCorrectionCallback
 from fastnoisy.callback.lilaw import LiLAWCallback
 from fastnoisy.callback.m_correction import MCorrectionCallback
@@ -19,6 +21,7 @@ from fastnoisy.callback.self_adaptive import SATCallback, SELCCallback
 from fastnoisy.callback.sop import SOPCallback, SOPPlusCallback
 from fastnoisy.callback.transition import TransitionCallback, VolMinNetCallback
 from fastnoisy.core.method import MethodCallback
+from fastnoisy.core.views import shifted
 from fastnoisy.noise.label_noise import LabelNoise
 
 ACTS = 'weights','labels','mask','loss','gradients'
@@ -49,6 +52,7 @@ def lilaw(**kwargs): return LiLAWCallback(warmup=0, lr=.5, **kwargs)
 def knn(**kwargs): return early(KNNCorrectionCallback, k=5, agreement=.5, **kwargs)
 def confidence(**kwargs): return TwoModelConfidenceCallback(**{'view': flipped, **kwargs})
 def co_teaching(**kwargs): return CoTeachingCallback(**{'noise_rate': .25, 'ramp': 0, 'init': 'copy', **kwargs})
+def chosen(cls, **kwargs): return cls(**{'noise_rate': .25, 'ramp': 0, **kwargs})
 def divide_mix(**kwargs): return DivideMixCallback(warmup=1, by=.8, **kwargs)
 def m_correction(**kwargs): return MCorrectionCallback(warmup=1, **{'by': .8, **kwargs})
 def selc(**kwargs): return SELCCallback(**{'warmup': 0, **kwargs})
@@ -78,6 +82,11 @@ def lilaw_moves(learn): return {'lilaw': learn.lilaw.state.params}
 def confidence_moves(learn): return {f'robust.{k}': v for k,v in learn.confidence.robust_model.state_dict().items()}
 def co_teaching_moves(learn): return {f'peer.{k}': v for k,v in learn.co_teaching.peer.model.state_dict().items()}
 def co_teaching_keeps(learn): return {'kept': learn.co_teaching.kept.values}
+def peer_moves(name):
+    def of(learn): return {f'peer.{k}': v for k,v in getattr(learn, name).peer.model.state_dict().items()}
+    return of
+
+def peer_keeps(name): return lambda learn: {'kept': getattr(learn, name).kept.values}
 def divide_mix_moves(learn): return {f'peer.{k}': v for k,v in learn.divide_mix.peer.model.state_dict().items()}
 def also_keeps(learn): return {'also': learn.also.pi.all()}
 def elr_keeps(learn): return {'targets': learn.elr.targets.all()}
@@ -85,6 +94,7 @@ def selc_keeps(learn): return {'average': learn.selc.average.all()}
 def sop_keeps(learn): return {'u': learn.sop.u.all(), 'v': learn.sop.v.all()}
 def sop_plus_keeps(learn): return {'u': learn.sop_plus.u.all(), 'v': learn.sop_plus.v.all()}
 def sat_keeps(learn): return {'average': learn.sat.average.all()}
+def ido_keeps(learn): return {'counts': learn.ido.counts.all()}
 def confidence_keeps(learn): return {'mu': learn.confidence.mu}
 _classes = r"of the classes \['a', 'b', 'c'\], and now they are \['a', 'b', 'c', 'd'\]: use a new"
 _model = 'that of another model.*Use a new'
@@ -92,6 +102,10 @@ _two = dict(acts=('weights', 'loss'), moves=confidence_moves, keeps=confidence_k
             text=lambda make_model: dict(robust_model=make_model(), view=None))
 _peers = dict(acts=('weights', 'loss'), moves=co_teaching_moves, keeps=co_teaching_keeps, other_classes=_model,
               text=lambda make_model: dict(model_maker=make_model, noise_rate=.1)) # the rate of those texts
+def beside(name, **of_text):
+    "What is alike for methods with a second network, drawn anew, and a choice among the samples of a batch"
+    return dict(acts=('weights', 'loss'), moves=peer_moves(name), keeps=peer_keeps(name), other_classes=_model,
+                fresh=True, text=lambda make_model: dict(of_text, model_maker=make_model))
 
 SETTINGS = {
     'ce': Setting(dict),
@@ -127,6 +141,13 @@ SETTINGS = {
     'confidence': Setting(lambda **options: dict(cbs=confidence(**options)), **_two, mixup='jsd=0'),
     'confidence:two': Setting(lambda **options: dict(cbs=confidence(jsd=0, correct_from=1, **options)), **_two),
     'confidence:single': Setting(lambda: dict(cbs=confidence(models=1)), ('weights', 'loss'), keeps=confidence_keeps),
+    'decoupling': Setting(lambda **options: dict(cbs=DecouplingCallback(warmup=1, **options)), **beside('decoupling')),
+    'co-teaching+': Setting(lambda **options: dict(cbs=chosen(CoTeachingPlusCallback, **options)),
+                            **beside('co_teaching_plus', noise_rate=0)),
+    'jocor': Setting(lambda **options: dict(cbs=chosen(JoCoRCallback, **options)),
+                     **beside('jocor', noise_rate=0, lam=.1)),
+    'ido': Setting(lambda: dict(cbs=early(IDOCallback, at_least=10, view=shifted)), ('weights', 'loss'),
+                   data=with_images, keeps=ido_keeps, processes=False),
     'co-teaching': Setting(lambda **options: dict(cbs=co_teaching(**options)), **_peers), # a copy: classes have no order
 }
 
@@ -150,6 +171,8 @@ VARIANTS = {
     'backward': Setting(lambda: dict(cbs=transition(use='backward')), ('labels',)),
     'unlabelled': Setting(lambda: dict(cbs=divide_mix(lambda_u=1.)), ('loss',), moves=divide_mix_moves,
                           processes=False),
+    'strong': Setting(lambda: dict(cbs=early(IDOCallback, per_class=False)), ('weights', 'loss'), data=with_images,
+                      processes=False),
     'planted': Setting(lambda: dict(cbs=PlantedErrorsCallback(.2)), ('labels',)),
     'noisy-valid': Setting(lambda: dict(cbs=NoisyValidCallback(restore=False))),
     'label-wave': Setting(lambda: dict(cbs=LabelWaveCallback(stop=False, restore=False))),

@@ -9,23 +9,17 @@ __all__ = ['forget_rate', 'n_kept', 'small_loss', 'batch_share', 'mixture_rate',
 import math, warnings
 from numbers import Real
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from fastcore.basics import patch
 from ..analysis.mixture import BetaMixture
 from ..analysis.noise_rate import MIN_LABELS, estimate_noise, n_valid
+from .two_networks import TwoNetworksCallback
 from ..core.checks import require
-from ..core.distributed import copy_from_first, from_first, n_processes, process_rank
-from ..core.method import MethodCallback
-from ..core.modules import in_32_bits, state_device
-from ..core.networks import PeerNetwork
+from ..core.distributed import from_first
 from ..core.predict import predict
 from ..core.registry import register_method
-from ..core.rng import kept_rng
-from ..core.sample_loss import class_ids, class_logits, unmixed
 from ..core.schedule import check_phase, phase_epochs
-from ..core.tables import SampleTable
 
 # %% ../../nbs/callback/co_teaching.ipynb #d38affe2
 def forget_rate(
@@ -48,25 +42,29 @@ def n_kept(
 @torch.no_grad()
 def small_loss(
     losses:Tensor, # (B,)
-    n:int, # How many to choose, >= 1
+    n, # How many to choose, >= 1: a number, or a tensor (0-d)
     classes:Tensor=None, # Given class ids, (B,): the lowest of each class, as many of each as its share; default the lowest of all
+    among:Tensor=None, # Those that can be chosen, (B,), bool; default all
 )->Tensor: # (B,), bool; exactly n of the finite ones, or all of them if there are fewer
     "The samples with the lowest losses; one that is NaN or infinite is never chosen"
-    finite = losses.isfinite()
-    order = losses.masked_fill(~finite, math.inf).argsort(stable=True) # Eq. (3)
-    if classes is not None: order = order[_place_in_class(classes[order]).argsort(stable=True)]
-    return (order.argsort() < n) & finite
+    can = losses.isfinite() if among is None else losses.isfinite() & among
+    order = losses.masked_fill(~can, math.inf).argsort(stable=True) # Eq. (3)
+    if classes is not None:
+        inside = torch.ones_like(can) if among is None else among
+        order = order[_place_in_class(classes[order], inside[order]).argsort(stable=True)]
+    return (order.argsort() < n) & can
 
-def _place_in_class(classes):
-    "Where each of some sorted samples is among those of its class, (B,), 0 = first, 1 = last"
-    same = classes[:,None] == classes
-    return (same.tril().sum(1) - .5)/same.sum(1)
+def _place_in_class(classes, among):
+    "Where each of some sorted samples is among those of its class, (B,), 0 = first, 1 = last; inf where not `among`"
+    same = (classes[:,None] == classes) & among
+    return ((same.tril().sum(1) - .5)/same.sum(1)).masked_fill(~among, math.inf)
 
 def batch_share(
     chosen:Tensor, # (B,), bool
+    least:float=0., # Share of the batch by which the sum of losses is divided at least, in [0, 1]
 )->Tensor: # (B,), float: the mean of weight * loss over the batch is the mean loss over the chosen
     "Weights of the samples: B/n where chosen, else 0"
-    return chosen.float() * len(chosen)/chosen.sum().clamp(min=1) # Eq. (4)
+    return chosen.float() * len(chosen)/chosen.sum().clamp(min=max(1, least*len(chosen))) # Eq. (4)
 
 # %% ../../nbs/callback/co_teaching.ipynb #ebd0155c
 def mixture_rate(
@@ -92,12 +90,11 @@ def guessed_rate(
     return None if rate is None or not math.isfinite(rate) else min(rate, most)
 
 # %% ../../nbs/callback/co_teaching.ipynb #9e1d289a
-class CoTeachingCallback(MethodCallback):
+class CoTeachingCallback(TwoNetworksCallback):
     "Two networks choose for each other the samples with small losses (Han et al. 2018)"
-    name,priority = 'co_teaching',10
-    order = MethodCallback.order + .5 # the peer's pass comes when the other methods have done with the batch
+    name = 'co_teaching'
     logged = 'noise_rate','forget_rate'
-    _stateattrs = ('peer_loss',) # of a batch, with its graph: it cannot be copied
+    numbers = 'noise_rate','start','forget_rate','n_epochs','n_steps'
     def __init__(self,
         noise_rate:float=None, # tau, share of wrong labels, in [0, 1); None: estimated. 0 = two plain trainings
         warmup=.1, # Plain training before the estimate; epochs, or a share of the fit. Not used where `noise_rate` is given
@@ -112,23 +109,16 @@ class CoTeachingCallback(MethodCallback):
         for name,v in (('noise_rate', 0 if noise_rate is None else noise_rate), ('max_rate', max_rate)):
             require(isinstance(v, Real) and 0 <= v < 1, name, v, 'give a share in [0, 1)')
         require(isinstance(exponent, Real) and exponent > 0, 'exponent', exponent, 'give a number > 0')
-        require(init in ('fresh', 'copy'), 'init', init, "give 'fresh' or 'copy'")
+        super().__init__(model_maker, init, seed)
         self.warmup,self.ramp = check_phase('warmup', warmup),check_phase('ramp', ramp)
         self.exponent,self.max_rate,self.balanced = exponent,max_rate,balanced
-        self.model_maker,self.init,self.seed = model_maker,init,seed
         self.estimates = noise_rate is None
         self.noise_rate = math.nan if self.estimates else float(noise_rate)
         self.start = None if self.estimates else 0 # epoch at which the ramp begins
-        self.forget_rate,self.n_epochs,self.n_steps = 0.,0,0
-        self.kept = None
+        self.forget_rate = 0.
 
-    def begin_fit(self):
-        self.make_peer(self.model_maker, self.init, seed=self.seed, argument='model_maker')
-        n = len(self.dls.train.dataset)
-        if self.kept is None: self.kept = self._table(n)
-        self.kept.check(n).to(state_device(self.model))
-
-    def _table(self, n): return SampleTable(n, mode='mean', owner='CoTeachingCallback')
+    @property
+    def is_choosing(self): return self.forget_rate > 0
 
     def before_train(self):
         if self.is_lr_find: return
@@ -139,93 +129,24 @@ class CoTeachingCallback(MethodCallback):
         if self.estimates and epoch <= ramp: self._estimate()
         self.forget_rate = forget_rate(epoch, self.noise_rate, ramp, self.exponent)
 
-    def _estimate(self):
-        rate = guessed_rate(self.learn, self.max_rate)
-        if rate is None and math.isnan(self.noise_rate): warnings.warn(
-            'CoTeachingCallback cannot tell how many labels are wrong, and trains on all of them: give noise_rate, or '
-            f'{MIN_LABELS} validation labels.')
-        self.noise_rate = from_first(torch.tensor([rate or 0.], dtype=torch.float64)).item()
+    def choose(self, signals, classes):
+        n = n_kept(len(classes), self.forget_rate)
+        by_model,by_peer = (small_loss(o, n, classes if self.balanced else None) for o in signals[:,:2].unbind(1))
+        return (batch_share(by_peer), batch_share(by_model)), (by_model.float() + by_peer.float())/2
+
+    def load_state_dict(self, sd):
+        given = self.noise_rate
+        super().load_state_dict(sd)
+        if not self.estimates: self.noise_rate = given
 
 # %% ../../nbs/callback/co_teaching.ipynb #79535d76
 @patch
-def batch_weights(self:CoTeachingCallback):
-    pred = self._peer_pred()
-    losses = self.learn.sample.labels.losses(unmixed(self.learn.loss_func)[0], pred)
-    self.peer_loss = losses.mean()
-    if not self.forget_rate: return None
-    weights,of_peer = self._exchanged(losses)
-    self.peer_loss = torch.where(of_peer > 0, of_peer*losses, 0.).mean()
-    return weights
-
-@patch
-def batch_penalty(self:CoTeachingCallback):
-    loss,self.peer_loss = self.peer_loss,None
-    return loss
-
-@patch
-def _peer_pred(self:CoTeachingCallback):
-    "What the peer gives, whose dropout does not draw from the streams of the training"
-    self.n_steps += 1
-    with kept_rng(self.peer.model):
-        torch.manual_seed(self.seed + self.n_steps*n_processes() + process_rank())
-        pred = in_32_bits(self.peer(self.learn))
-    n = len(class_logits(pred))
-    if n == len(self.sample_loss): return pred
-    raise ValueError(f'CoTeachingCallback: the peer network gave {n} predictions for {len(self.sample_loss)} '
-                     'samples, as with GJSLoss and its two views: leave one of them out.')
-
-@patch
-def _exchanged(self:CoTeachingCallback, peer_losses):
-    "Weights of the model's losses and of the peer's, each (B,): what the other has chosen from the batch of all"
-    losses = torch.stack([self.sample_loss.float(), peer_losses.float()], 1)
-    ids,losses,classes = self.gather_batch(losses, class_ids(self.yb[0]))
-    n = n_kept(len(ids), self.forget_rate)
-    by_model,by_peer = (small_loss(o, n, classes if self.balanced else None) for o in losses.unbind(1))
-    if not self.is_lr_find: self.kept.update(ids, (by_model.float() + by_peer.float())/2)
-    return tuple(self._own_part(ids, batch_share(o)) for o in (by_peer, by_model))
-
-@patch
-def _own_part(self:CoTeachingCallback, ids, weights):
-    if n_processes() == 1: return weights
-    return weights[(self.sample_ids[:,None] == ids).int().argmax(1)]
-
-@patch
-def after_train(self:CoTeachingCallback):
-    if self.is_lr_find: return
-    copy_from_first(self.peer.model.buffers())
-    self.n_epochs += 1
-
-# %% ../../nbs/callback/co_teaching.ipynb #d64f062e
-@patch
-def label_quality(self:CoTeachingCallback)->np.ndarray: # (N,), in [0, 1], NaN = not seen
-    "How often each sample was chosen, the mean of both networks; None while nothing has been left out"
-    if self.kept is None or not self.kept.seen.any(): return None
-    return self.to_frame().label_quality.values
-
-@patch
-def to_frame(self:CoTeachingCallback)->pd.DataFrame:
-    "One row per sample: sample_id, seen (times of a choice), label_quality (share in which it was chosen)"
-    if self.kept is None or not self.n_epochs:
-        raise ValueError('No choice has been made yet: train for an epoch first.')
-    return self.kept.to_frame(['label_quality'])
-
-_NUMBERS = 'noise_rate','start','forget_rate','n_epochs','n_steps'
-
-@patch
-def state_dict(self:CoTeachingCallback):
-    if self.peer is None: return None
-    return dict({o: getattr(self, o) for o in _NUMBERS}, peer=self.peer.state_dict(), kept=self.kept.state_dict())
-
-@patch
-def load_state_dict(self:CoTeachingCallback, sd):
-    if self.kept is None: self.kept = self._table(len(sd['kept']['values']))
-    self.kept.load_state_dict(sd['kept'])
-    options = dict(seed=self.seed, argument='model_maker', owner='CoTeachingCallback')
-    if self.peer is None: self.peer = PeerNetwork(self.learn, self.model_maker, self.init, **options)
-    self.peer.load_state_dict(sd['peer'], self.learn)
-    given = self.noise_rate
-    for o in _NUMBERS: setattr(self, o, sd[o])
-    if not self.estimates: self.noise_rate = given
+def _estimate(self:CoTeachingCallback):
+    rate = guessed_rate(self.learn, self.max_rate)
+    if rate is None and math.isnan(self.noise_rate): warnings.warn(
+        f'{type(self).__name__} cannot tell how many labels are wrong, and trains on all of them: give noise_rate, or '
+        f'{MIN_LABELS} validation labels.')
+    self.noise_rate = from_first(torch.tensor([rate or 0.], dtype=torch.float64)).item()
 
 # %% ../../nbs/callback/co_teaching.ipynb #2f239b52
 def _make(model_maker=None, **options): return dict(cbs=CoTeachingCallback(model_maker=model_maker, **options))
