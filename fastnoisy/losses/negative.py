@@ -24,10 +24,10 @@ def anl_weights(
 
 def _active_negative(terms, targets, largest, alpha, beta):
     "Equation (3) of the terms -loss of each class, (B, K), and its slope by them"
-    held = terms.clamp_min(-largest)
-    total,held_total = terms.sum(-1),held.sum(-1) + held.shape[1]*largest
-    active,negative = at_target(terms, targets)/total, (at_target(held, targets) + largest)/held_total
-    mask = held.gt_(-largest)
+    held = (terms + largest).clamp_min_(0) # added first: of many classes hardly anything is left of the sum
+    total,held_total = terms.sum(-1),held.sum(-1)
+    active,negative = at_target(terms, targets)/total, at_target(held, targets)/held_total
+    mask = held.sign_()
     slope = torch.addcmul((-alpha*active/total)[:,None], mask, (beta*negative/held_total)[:,None])
     by_active,by_negative = (alpha/total)[:,None],(beta/held_total)[:,None] # of the label's own term
     if targets.is_floating_point(): slope.addcmul_(targets, by_active - by_negative*mask)
