@@ -279,4 +279,4 @@ def predict_with_features(
 )->Predictions:
     "As `predict(features=True)`; without features where no linear layer makes the prediction"
     try: return predict(learn, features=True, **kwargs)
-    except ValueError: return predict(learn)
+    except ValueError: return predict(learn, **kwargs)

@@ -9,7 +9,7 @@ from fastai.basics import TfmdDL, Transform
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
 from fastai.text.data import SortedDL
-from fastnoisy.core.predict import Predictions, predict
+from fastnoisy.core.predict import Predictions, predict, predict_with_features
 from helpers import blob_dls, blob_learner, blobs, small_model, weights_of
 
 def in_a_loop(model, batches, loss=F.cross_entropy):
@@ -198,6 +198,18 @@ def state(learn):
     return (weights_of(learn.model).tolist(), [m.training for m in layers], [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in layers],
             [None if o.grad is None else o.grad.tolist() for o in learn.model.parameters()], list(learn.cbs), learn.loss_func, loaders,
             torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate())
+
+class FirstThree(nn.Module):
+    "No linear layer"
+    def forward(self, x): return x[:, :3]
+
+def test_features_where_there_are_any():
+    "As with features=True; without a linear layer, the same predictions of the same loader without them"
+    learn = blob_learner()
+    assert predict_with_features(learn).features.equal(predict(learn, features=True).features)
+    learn.model = FirstThree()
+    found = predict_with_features(learn, dl=learn.dls.valid)
+    assert found.features is None and found.logits.equal(predict(learn, learn.dls.valid).logits)
 
 @pytest.mark.parametrize('features', [False, True])
 @pytest.mark.parametrize('dl', ['train', 'valid', 'shuffled', 'torch'])
