@@ -129,9 +129,9 @@ class CoTeachingCallback(TwoNetworksCallback):
         if self.estimates and epoch <= ramp: self._estimate()
         self.forget_rate = forget_rate(epoch, self.noise_rate, ramp, self.exponent)
 
-    def choose(self, signals, classes):
+    def choose(self, columns, classes):
         n = n_kept(len(classes), self.forget_rate)
-        by_model,by_peer = (small_loss(o, n, classes if self.balanced else None) for o in signals[:,:2].unbind(1))
+        by_model,by_peer = (small_loss(o, n, classes if self.balanced else None) for o in columns[:,:2].unbind(1))
         return (batch_share(by_peer), batch_share(by_model)), (by_model.float() + by_peer.float())/2
 
     def load_state_dict(self, sd):

@@ -62,13 +62,13 @@ class DecouplingCallback(TwoNetworksCallback):
     def before_train(self):
         self._differ,self.is_warm = _Share(),self.n_epochs >= phase_epochs(self.warmup, self.n_epoch)
 
-    def signals(self, losses, pred):
+    def columns(self, losses, pred):
         logits = [class_logits(o).detach() for o in (self.pred, pred)]
         right = sum(o.argmax(1) == class_ids(self.yb[0]) for o in logits)/2
         return torch.stack([disagreement(*logits), right], 1)
 
-    def choose(self, signals, classes):
-        differ,right = signals[:,0] > 0,signals[:,1]
+    def choose(self, columns, classes):
+        differ,right = columns[:,0] > 0,columns[:,1]
         self._differ.add(differ)
         return (batch_share(differ, LEAST),)*2 if self.is_warm else None, right # Eq. (2)
 
@@ -95,17 +95,17 @@ class CoTeachingPlusCallback(CoTeachingCallback):
         super().before_train()
         self._differ,self.disagrees = _Share(),self.n_epochs >= phase_epochs(self.disagree_from, self.n_epoch)
 
-    def signals(self, losses, pred):
+    def columns(self, losses, pred):
         differ = disagreement(class_logits(self.pred), class_logits(pred))
-        return torch.cat([super().signals(losses, pred), differ[:,None]], 1)
+        return torch.cat([super().columns(losses, pred), differ[:,None]], 1)
 
-    def choose(self, signals, classes):
-        differ,(weights,quality) = signals[:,2] > 0,super().choose(signals, classes)
+    def choose(self, columns, classes):
+        differ,(weights,quality) = columns[:,2] > 0,super().choose(columns, classes)
         self._differ.add(differ)
         if not self.disagrees: return weights, quality
         n = ((1 - self.forget_rate)*differ.sum() + 1e-9).int().clamp(min=1)
         balance = classes if self.balanced else None
-        by_model,by_peer = (small_loss(o, n, balance, differ) for o in signals[:,:2].unbind(1))
+        by_model,by_peer = (small_loss(o, n, balance, differ) for o in columns[:,:2].unbind(1))
         return (batch_share(by_peer, LEAST), batch_share(by_model, LEAST)), quality # Eq. (2)
 
     def after_train(self):
@@ -117,7 +117,7 @@ class JoCoRCallback(CoTeachingCallback):
     "Two networks share one loss, which draws them to each other, and keep what is smallest by it (Wei et al. 2020)"
     name = 'jocor'
     def __init__(self,
-        lam:float=.9, # lambda, in [0, 1): weight of the divergence of the two networks; their losses have 1 - lambda
+        lam:float=.1, # lambda, in [0, 1): weight of the divergence of the two networks; their losses have 1 - lambda
         **kwargs # Of `CoTeachingCallback`
     ):
         require(0 <= lam < 1, 'lam', lam, 'give a number in [0, 1)')
@@ -137,9 +137,9 @@ class JoCoRCallback(CoTeachingCallback):
         if not self.lam: return share
         return (1 - self.lam)*(torch.ones_like(losses) if share is None else share)
 
-    def choose(self, signals, classes):
+    def choose(self, columns, classes):
         n = n_kept(len(classes), self.forget_rate)
-        chosen = small_loss(signals[:,0], n, classes if self.balanced else None) # Eq. (4)
+        chosen = small_loss(columns[:,0], n, classes if self.balanced else None) # Eq. (4)
         return (batch_share(chosen),)*2, chosen.float()
 
 # %% ../../nbs/callback/disagreement.ipynb #80c1dc74

@@ -111,7 +111,7 @@ class IDOCallback(MethodCallback):
         self.at_least,self.view,self.seed = at_least,view or strong_view,seed
         self.counts,self.given,self.rest = None,None,None
         self.n_epochs,self.n_steps,self.noise_rate = 0,0,math.nan
-        self.trust = None
+        self.divided = None
 
     def begin_fit(self):
         n = len(self.dls.train.dataset)
@@ -123,13 +123,13 @@ class IDOCallback(MethodCallback):
         self.given = SampleTable(n, mode='last', init=-1, dtype=torch.long, owner='IDOCallback')
 
     def before_train(self):
-        self.trust = None
+        self.divided = None
         if self.n_epochs < phase_epochs(self.warmup, self.n_epoch): return
         trust = self._divided()
         if trust is None: return
         self.noise_rate = float(1 - np.nanmean(trust.clean))
         device = next(self.model.parameters()).device
-        self.trust = [torch.from_numpy(np.nan_to_num(o, nan=1.)).float().to(device) for o in trust]
+        self.divided = [torch.from_numpy(np.nan_to_num(o, nan=1.)).float().to(device) for o in trust]
 
     def batch_labels(self):
         self.y_given = class_ids(self.yb[0])
@@ -144,7 +144,7 @@ def batch_weights(self:IDOCallback):
     logits = class_logits(self.pred)
     wrong = (logits.argmax(1) != self.y_given).float()
     self.rest,clean = None,None
-    if self.trust is not None: clean,wrong = self._second_view(logits, wrong)
+    if self.divided is not None: clean,wrong = self._second_view(logits, wrong)
     ids,wrong,y = self.gather_batch(wrong, self.y_given)
     if not self.is_lr_find:
         self.counts.update(ids, wrong)
@@ -177,7 +177,7 @@ def _second_view(self:IDOCallback, logits, wrong):
         pred = in_32_bits(network(self.view(self.x.detach(), seed)))
     others = class_logits(pred)
     losses = self.learn.sample.labels.losses(unmixed(self.learn.loss_func)[0], pred)
-    clean,steady = (o[self.sample_ids] for o in self.trust)
+    clean,steady = (o[self.sample_ids] for o in self.divided)
     self.rest = rest_of_loss(logits, others, losses, clean, steady).mean()
     return clean, wrong + (others.argmax(1) != self.y_given).float()
 

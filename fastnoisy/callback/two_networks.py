@@ -37,7 +37,7 @@ class TwoNetworksCallback(MethodCallback):
         self.model_maker,self.init,self.seed = model_maker,init,seed
         self.n_epochs,self.n_steps,self.kept = 0,0,None
 
-    def signals(self,
+    def columns(self,
         losses:Tensor, # Of the peer, (B,)
         pred, # What the peer gave
     )->Tensor: # (B, c)
@@ -45,7 +45,7 @@ class TwoNetworksCallback(MethodCallback):
         return torch.stack([self.sample_loss.float(), losses.float()], 1)
 
     def choose(self,
-        signals:Tensor, # Of the batch of all processes, (G, c), without graph
+        columns:Tensor, # Of the batch of all processes, (G, c), without graph
         classes:Tensor, # Given class ids, (G,)
     )->tuple:
         "Weights of the model's losses and of the peer's, (G,) each, or None; and the quality of each sample, (G,)"
@@ -62,7 +62,7 @@ class TwoNetworksCallback(MethodCallback):
     def batch_weights(self):
         pred,losses = self.of_peer()
         self.peer_loss = losses.mean()
-        weights = self.decided(self.signals(losses, pred)) if self.is_choosing else None
+        weights = self.decided(self.columns(losses, pred)) if self.is_choosing else None
         if weights is None: return None
         of_model,of_peer = weights
         self.peer_loss = torch.where(of_peer > 0, of_peer*losses, 0.).mean()
@@ -93,11 +93,11 @@ def of_peer(self:TwoNetworksCallback)->tuple:
 
 @patch
 def decided(self:TwoNetworksCallback,
-    signals:Tensor, # (B, c)
+    columns:Tensor, # (B, c)
 ):
     "What `choose` decides for the samples of this process: weights (B,) of both networks' losses, or None"
-    ids,signals,classes = self.gather_batch(signals, class_ids(self.yb[0]))
-    weights,quality = self.choose(signals, classes)
+    ids,columns,classes = self.gather_batch(columns, class_ids(self.yb[0]))
+    weights,quality = self.choose(columns, classes)
     if not self.is_lr_find: self.kept.update(ids, quality)
     return None if weights is None else tuple(self._own_part(ids, o) for o in weights)
 
