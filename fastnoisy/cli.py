@@ -377,7 +377,7 @@ def _add_recommend(sub):
     add('--series', action='store_true', default=None, help='CSV: each row is a series')
     add('--npz', metavar='FILE', help='arrays images (or x, train_images) and labels (or y, train_labels)')
     add('--budget', help='plain trainings, or minutes as 10min (default: 6)')
-    add('--recipes', nargs='+', metavar='NAME', help='such as elr gce+also (default: sce elr also co-teaching gjs)')
+    add('--recipes', nargs='+', metavar='NAME', help='such as elr gce+also (default: sce elr also gjs)')
     add('--valid', type=_rate, metavar='SHARE', help='of each class, to judge by (default: 0.15)')
     _add_race(add)
     r.set_defaults(run=_recommend)

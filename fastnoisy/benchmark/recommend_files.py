@@ -6,16 +6,15 @@
 __all__ = ['read_labelled', 'split_rows', 'part_of', 'labelled_dls', 'recommend_files']
 
 # %% ../../nbs/benchmark/recommend_files.ipynb #c87c6ea4
-import shlex
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import pandas as pd
-import torch
 from fastai.data.core import DataLoaders, Datasets
 from fastai.torch_core import default_device
 from ..audit.learners import labelled_learner
 from ..audit.run import kind_of_source
+from ..audit.run import command_line
 from ..audit.sources import Labelled, labelled_csv, labelled_folder, labelled_npz, labelled_series, same_place
 from .recommend import Recommendation, parse_budget, recommend
 from ..core.rng import isolated_rng
@@ -105,14 +104,11 @@ def labelled_dls(
 
 # %% ../../nbs/benchmark/recommend_files.ipynb #3aa1536e
 def _command(source, options):
+    source = dict(source)
+    path = source.pop('path')
+    words = ['fastnoisy', 'recommend', *([] if path is None else [str(path)])]
     usual = dict(y='label', seed=0, series=False, valid=.15, budget='6', jobs=1)
-    words = ['fastnoisy', 'recommend']
-    for name,value in dict(source, **options).items():
-        if value is None or value == usual.get(name): continue
-        if name == 'path': words.append(str(value))
-        elif isinstance(value, bool): words.append(f'--{name}' if value else f'--no-{name}')
-        else: words += [f'--{name}', *map(str, value if isinstance(value, (list, tuple)) else [value])]
-    return ' '.join(map(shlex.quote, words))
+    return command_line(words, dict(source, **options), usual)
 
 def _text(found, what, command):
     "recommendation.md"

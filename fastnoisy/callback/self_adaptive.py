@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 from fastcore.basics import patch
-from .elr import target_quality
+from .elr import quality_and_best
 from ..core.checkpoint import class_names
 from ..core.checks import require
 from ..core.learner import start_epoch
@@ -178,23 +178,14 @@ class SATCallback(SELCCallback):
 def _has_moved(self:SELCCallback): return self.average is not None and bool(self.average.seen.any())
 
 @patch
-def _answers(self:SELCCallback):
-    "Quality of each label and class that its average favours, (N,) each; in parts, as the table may be packed"
-    parts = [slice(i, i + 2**16) for i in range(0, len(self.average), 2**16)]
-    quality = torch.cat([target_quality(self.average[o], self.given[o]) for o in parts])
-    best = torch.cat([self.average[o].argmax(1) for o in parts])
-    seen = self.average.seen
-    return torch.where(seen, quality, torch.nan).cpu().numpy(), torch.where(seen, best, -1).cpu().numpy()
-
-@patch
 def label_quality(self:SELCCallback)->np.ndarray: # (N,), in [0, 1], low = suspicious, NaN = not seen; None before the turning point
     "Share of the given label in the average prediction, against the largest"
-    return self._answers()[0] if self._has_moved() else None
+    return quality_and_best(self.average, self.given)[0] if self._has_moved() else None
 
 @patch
 def suggested_labels(self:SELCCallback)->np.ndarray: # (N,), class ids, -1 = not seen; None before the turning point
     "The class that the average prediction favours"
-    return self._answers()[1] if self._has_moved() else None
+    return quality_and_best(self.average, self.given)[1] if self._has_moved() else None
 
 @patch
 def to_frame(self:SELCCallback)->pd.DataFrame:
@@ -202,7 +193,7 @@ def to_frame(self:SELCCallback)->pd.DataFrame:
     given_label, suggested_label"""
     if not self._has_moved(): raise ValueError(
         f'No label has moved yet: train beyond the warm-up first, warmup={self.warmup}.')
-    quality,best = self._answers()
+    quality,best = quality_and_best(self.average, self.given)
     seen,given = self.average.visits.cpu().numpy(),self.given.all().cpu().numpy()
     labels = dict(given_label=given, suggested_label=best)
     return pd.DataFrame(dict(sample_id=np.arange(len(best)), seen=seen, label_quality=quality, **labels))

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import patch
-from fastai.torch_core import tuplify
 from .division import class_shares, label_probs
 from .self_adaptive import learnt_classes
 from ..core.checkpoint import class_names
@@ -24,9 +23,9 @@ from ..core.method import MethodCallback
 from ..core.mixing import prior_divergence
 from ..core.modules import state_device
 from ..core.registry import register_method
-from ..core.rng import isolated_rng
 from ..core.sample_loss import class_ids, class_logits, unmixed
 from ..core.tables import SampleTable
+from ..core.views import second_inputs
 
 # %% ../../nbs/callback/sop.ipynb #dd580c64
 FLOOR = 1e-4
@@ -275,10 +274,8 @@ class SOPPlusCallback(SOPCallback):
 
     def _second(self):
         seed = self.seed + self.n_steps
-        if self.view is not None:
-            with isolated_rng(seed): return tuplify(self.view(*self.xb))
-        if len(self.xb) == 1 and self.xb[0].dim() == 4 and self.xb[0].is_floating_point():
-            return (changed_images(self.xb[0], seed),)
+        xb = second_inputs(self.xb, seed, self.view, changed_images)
+        if xb is not None: return xb
         raise TypeError('SOPPlusCallback changes images (B, C, H, W), but the inputs have the shapes '
                         f'{[tuple(o.shape) for o in self.xb]}: give a `view`, a function of them, or use SOPCallback.')
 

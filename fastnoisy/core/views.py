@@ -111,9 +111,10 @@ def _cut_out(image, share):
 def second_inputs(
     xb:tuple, # Inputs of a batch, each (B, ...)
     seed:int, # Of the random numbers, >= 0
-    view=None, # Function of the inputs that gives those of the second view; default a small shift of images
+    view=None, # Function of the inputs that gives those of the second view; default `change` of images
+    change=shifted, # Function of images (B, C, H, W) and the seed
 )->tuple: # Inputs as `xb`, or None where nothing is known to leave the meaning alone
     "A second view of inputs that the batch transforms do not change"
     if view is not None:
         with isolated_rng(seed): return tuplify(view(*xb))
-    if len(xb) == 1 and xb[0].dim() == 4 and xb[0].is_floating_point(): return (shifted(xb[0], seed),)
+    if len(xb) == 1 and xb[0].dim() == 4 and xb[0].is_floating_point(): return (change(xb[0], seed),)
