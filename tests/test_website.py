@@ -74,7 +74,7 @@ def test_faults_are_found(tmp_path):
     (tmp_path/'b.html').write_text('<p id="yes"><a href="index.html">home</a><a href="#yes">up</a><img src="d.png">')
     found = '\n'.join(faults(tmp_path))
     said = 'index.html loads https://a.b/c.js','no c.html','called b.html#no','b.html: there is no d.png'
-    for o in (*said, 'losses.html is missing'): assert o in found
+    for o in (*said, 'losses/robust.html is missing'): assert o in found
     assert 'no b.html\n' not in found and '#yes' not in found
 
 def test_names_lead_to_pages():
@@ -87,6 +87,6 @@ def test_the_site_is_made_without_a_warning(tmp_path):
     for o in ('zensical', 'latex2mathml'): pytest.importorskip(o)
     site = build(tmp_path/'docs')
     page = (site/'callback/also.html').read_text(encoding='utf-8')
-    assert '<p><span><math' in (site/'losses.html').read_text(encoding='utf-8')
+    assert '<p><span><math' in (site/'losses/robust.html').read_text(encoding='utf-8')
     assert 'id="ALSOCallback"' in page and '<details' in page and '<math' in page and 'frame-worker.js' in page
     assert (site/'search.js').stat().st_size > 100_000

@@ -205,11 +205,15 @@ def test_is_random():
     assert not is_random(digits_dls(device='cpu').train.after_batch) and not is_random(lambda b: b)
 
 def test_images_without_augmentation_are_shifted(monkeypatch):
-    import fastnoisy.core.views as module
-    seeds = []
-    monkeypatch.setattr(module, 'shifted', lambda x, seed: seeds.append(seed) or shifted(x, seed))
+    import fastnoisy.callback.confidence as module
+    seen, real = [], module.second_inputs
+    def watched(xb, seed, view):
+        second = real(xb, seed, view)
+        seen.append((seed, torch.equal(second[0], shifted(xb[0], seed))))
+        return second
+    monkeypatch.setattr(module, 'second_inputs', watched)
     fit(digits_learner([Confidence(seed=7)]))
-    assert seeds == [7, 8, 9, 10]
+    assert seen == [(7, True), (8, True), (9, True), (10, True)]
 
 def test_no_second_view_for_tables_and_series():
     with pytest.warns(UserWarning, match='without a second view'): a = fitted(Confidence(correct_from=1.))
