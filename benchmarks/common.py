@@ -4,11 +4,11 @@ A script in one of the folders begins with `sys.path.insert(0, str(Path(__file__
 anywhere: `python benchmarks/methods/compare.py`.
 """
 import argparse, math, os, time, warnings
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
 warnings.filterwarnings('ignore')
 import numpy as np, pandas as pd, torch
+from fastnoisy.benchmark.executors import run_calls
 from fastnoisy.benchmark.runner import Table, read_table
 from fastnoisy.benchmark.trial import VERSIONS
 from fastnoisy.data.arrays import array_dls
@@ -25,6 +25,8 @@ def arguments(doc, seeds=None, epochs=None, jobs=None, npz=False, out=None, resu
     if npz: p.add_argument('--n', type=int, default=10_000, help='how many of its training images (default: 10000)')
     for name,default in dict(seeds=seeds, epochs=epochs, jobs=jobs).items():
         if default is not None: p.add_argument(f'--{name}', type=int, default=default, help=f'default: {default}')
+    if jobs is not None: p.add_argument('--executor', help='in place of --jobs: dask:ADDRESS, ray, slurm; its workers '
+                                        'need this folder on their PYTHONPATH')
     p.add_argument('--out', type=Path, default=out and RESULTS/out, help='CSV in place of that in benchmarks/results')
     if resume: p.add_argument('--resume', action='store_true', help='keep the rows of the file, and make the others')
     return p
@@ -101,28 +103,17 @@ def means(rows, by, columns, how=('mean', 'std')):
     groups = df.groupby(list(by), sort=False)[[o for o in columns if o in df]]
     print(groups.agg(list(how)).round(3).to_string())
 
-# Processes
+# Trainings, wherever they run
 
 def tasks(**values): return [dict(zip(values, o)) for o in product(*values.values())]
-
-def in_processes(function, calls, jobs):
-    "What `function` gives for each of `calls`, as they end; one thread each"
-    if jobs == 1:
-        torch.set_num_threads(1)
-        for o in calls: yield function(*o)
-        return
-    pool = ProcessPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        started = [pool.submit(function, *o) for o in calls]
-        for job in as_completed(started): yield job.result()
-    finally: pool.shutdown(cancel_futures=True)
 
 def measure(function, args, todo, rows):
     "`function(args, **task)` -> a row, or several, for each task whose rows are not there yet"
     left,start = [o for o in todo if o not in rows],time.time()
     print(f'{len(todo)} experiments, {len(todo) - len(left)} of them in {rows.file}', flush=True)
     calls = [(function, args, o) for o in left]
-    for i,made in enumerate(in_processes(_call, calls, getattr(args, 'jobs', 1)), 1):
+    where = getattr(args, 'jobs', 1),getattr(args, 'executor', None)
+    for i,(_,made) in enumerate(run_calls(_call, calls, None, *where), 1):
         made = made if isinstance(made, list) else [made]
         rows.add(*made)
         for o in made: show(o)

@@ -311,6 +311,8 @@ _BENCH_EXAMPLES = '''examples:
   fastnoisy bench --list                                methods, datasets, presets
 '''
 
+_WHERE = 'in place of --jobs: dask:ADDRESS, ray, ray:ADDRESS, slurm or slurm:PARTITION'
+
 def _add_bench(sub):
     b = _add_command(
         sub, 'bench', 'compare methods on kinds and rates of noise', epilog=_BENCH_EXAMPLES,
@@ -324,6 +326,7 @@ def _add_bench(sub):
     b.add_argument('--download', action='store_true', default=None,
                    help='fetch the files of the dataset if they are not there')
     b.add_argument('--jobs', type=_positive, help='processes (default: one per core, or one for a GPU)')
+    b.add_argument('--executor', metavar='WHERE', help=_WHERE)
     b.add_argument('--register', metavar='FILE', help='Python file that registers methods and datasets of your own')
     b.add_argument('--out', default='fastnoisy-bench', help='folder for the results (default: ./fastnoisy-bench)')
     b.add_argument('--report', metavar='DIR', help='train nothing: write the report of this folder')
@@ -391,6 +394,7 @@ def _add_race(add):
     add('--device', help='such as cpu or cuda (default: the fastest there is)')
     add('--seed', type=int, help='of the split and the first trainings (default: 0)')
     add('--jobs', type=_positive, help='processes (default: 1)')
+    add('--executor', metavar='WHERE', help=_WHERE)
     add('--out', help='folder for the results (default: ./fastnoisy-recommend)')
 
 # %% ../nbs/cli.ipynb #a6063bfb

@@ -27,7 +27,7 @@ from fastcore.basics import GetAttr, store_attr
 from fastcore.foundation import L
 from ..analysis.noise_rate import MIN_LABELS, estimate_noise, n_valid, share_interval
 from ..analysis.noisy_accuracy import clean_accuracy_of, noise_kind, paired_difference
-from .executors import run_calls
+from .executors import as_executor, run_calls
 from .runner import Table
 from ..callback.noisy_valid import NoisyValidCallback
 from ..core.predict import predict
@@ -470,7 +470,7 @@ def recommend(
     lr:float=3e-3, # Highest learning rate
     seed:int=0, # The first of the seeds
     jobs:int=1, # Processes; with more than 1, `dls` and `make_model` are sent to them
-    executor=None, # In place of `jobs`, see `completed`
+    executor=None, # In place of `jobs`, see `completed`; or a word, see `as_executor`
     out=None, # Folder for checkpoints and rows, from which a stopped race goes on; None: one for now
     retrain:bool=True, # Train the winner on everything?
     tell=print, # Function that is told of every training that has ended
@@ -479,6 +479,7 @@ def recommend(
     parse_budget(budget)
     for name,value in dict(epochs=epochs, jobs=jobs).items():
         if value < 1: raise ValueError(f'{name}={value}: give at least 1.')
+    executor = as_executor(executor, out or '.')
     with _kept_stream(dls), isolated_rng(seed), tempfile.TemporaryDirectory() as d:
         facts = _look(dls, make_model, epochs)
         names = _names(recipes, dls)

@@ -13,9 +13,8 @@ import pandas as pd
 from fastai.data.core import DataLoaders, Datasets
 from fastai.torch_core import default_device
 from ..audit.learners import labelled_learner
-from ..audit.run import kind_of_source
-from ..audit.run import command_line
-from ..audit.sources import Labelled, labelled_csv, labelled_folder, labelled_npz, labelled_series, same_place
+from ..audit.run import check_apart, command_line, kind_of_source
+from ..audit.sources import Labelled, labelled_csv, labelled_folder, labelled_npz, labelled_series
 from .recommend import Recommendation, parse_budget, recommend
 from ..core.rng import isolated_rng
 from ..data.arrays import ArrayItems, check_images, resize_arrays
@@ -118,9 +117,7 @@ def _text(found, what, command):
     parts = [f'# {found.recipe}', found.why, table, f'Trained: {what}. In Python:', f'```python\n{found.code}\n```']
     return '\n\n'.join([*parts, 'Again:', f'```\n{command}\n```\n'])
 
-def _check_out(out, source):
-    if not out.is_dir() or not source.is_dir() or not same_place(out, source): return out
-    raise ValueError(f'out={out} is the source, which is never changed: give another folder as --out.')
+_OWN = 'recommendation.md','recommendation.csv','learner.pkl'
 
 # %% ../../nbs/benchmark/recommend_files.ipynb #5533bf63
 def recommend_files(
@@ -133,13 +130,15 @@ def recommend_files(
     valid:float=.15, # Share of each class to judge by, in (0, .5]
     seed:int=0, # Of the split, and the first of the trainings
     jobs:int=1, # Processes
+    executor:str=None, # In place of `jobs`, see `as_executor`
     out='fastnoisy-recommend', # Folder for the results, from which a race that was stopped goes on
     **options # Of `labelled_learner`: arch, pretrained, size, device
 )->Recommendation:
     "Race recipes on samples in files, write what is recommended; a `ValueError` for what is wrong, before training"
     parse_budget(budget)
     source = dict(path=path, csv=csv, npz=npz, x=x, y=y, series=series)
-    out = _check_out(Path(out).absolute(), Path(path or csv or npz or '.'))
+    out = Path(out).absolute()
+    if any((path, csv, npz)): check_apart(out, Path(path or csv or npz), _OWN)
     samples = read_labelled(**source, skip=out)
     options['device'] = default_device() if options.get('device') is None else options['device']
     with isolated_rng(seed):
@@ -147,8 +146,9 @@ def recommend_files(
         epochs,lr = epochs or (10 if pretrained else 30), lr or (1e-3 if pretrained else 3e-3)
         print(f'{len(samples)} samples of {len(samples.vocab)} classes. Racing {what}, {epochs} epochs.', flush=True)
         for o in samples.notes: print(o)
-        found = recommend(dls, make_model, budget, recipes, epochs, lr, seed, jobs, out=out/'race')
-    given = dict(budget=budget, recipes=recipes, epochs=epochs, lr=lr, valid=valid, seed=seed, jobs=jobs, **options)
+        found = recommend(dls, make_model, budget, recipes, epochs, lr, seed, jobs, executor, out/'race')
+    given = dict(budget=budget, recipes=recipes, epochs=epochs, lr=lr, valid=valid, seed=seed, jobs=jobs,
+                 executor=executor, **options)
     command = _command(source, {**given, 'out': out})
     out.joinpath('recommendation.md').write_text(_text(found, f'{what}, {epochs} epochs', command), encoding='utf-8')
     found.table.to_csv(out/'recommendation.csv', index=False)

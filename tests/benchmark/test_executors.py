@@ -1,11 +1,11 @@
 """Trainings wherever they run give the rows of one process; a killed worker loses nothing and repeats nothing. Dask,
 Ray and submitit are tried where they are installed."""
-import os, signal, sys
+import os, signal, subprocess, sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 import pandas as pd, pytest
-from fastnoisy.benchmark.executors import Shared, completed, read_shared, run_calls
+from fastnoisy.benchmark.executors import Shared, as_executor, completed, read_shared, run_calls
 from fastnoisy.benchmark.recommend import recommend
 from fastnoisy.benchmark.runner import run_grid
 from fastnoisy.benchmark.trial import TRIAL
@@ -29,6 +29,14 @@ def dies_once(folder, name):
 
 def always_dies(folder, name):
     if name == 'b': os.kill(os.getpid(), signal.SIGKILL)
+    return name
+
+def loses_node(folder, name):
+    "The node of the call 'b', which is the worker and what watches it, is gone when it is there for the first time"
+    noted(folder, name)
+    if name == 'b' and not (Path(folder)/'died').exists():
+        (Path(folder)/'died').touch()
+        os.killpg(0, signal.SIGKILL)
     return name
 
 def fails(folder, name): raise ZeroDivisionError(name)
@@ -88,6 +96,13 @@ RACE = dict(recipes=['elr'], epochs=2, lr=.1, retrain=False, tell=str)
 
 def model(): return small_model(seed=0)
 
+def test_words_for_executors(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="executor='condor'.*dask:ADDRESS"): as_executor('condor')
+    for o in ('dask', 'ray', 'slurm'):
+        with monkeypatch.context() as m, pytest.raises(ImportError, match=rf'pip install fastnoisy\[{o}\]'):
+            for name in ('dask', 'dask.distributed', 'ray', 'submitit'): m.setitem(sys.modules, name, None)
+            as_executor(o, tmp_path)
+
 def same_race(out, **where):
     there,here = (recommend(noisy_dls(), model, 3, out=out/o, **RACE, **w) for o,w in (('a', where), ('b', {})))
     a,b = (pd.read_csv(out/o/'stages.csv').sort_values(['recipe', 'seed', 'epochs']) for o in 'ab')
@@ -123,6 +138,30 @@ def test_dask_killed_worker(dask_client, tmp_path):
     got = list(run_calls(dies_once, [(o,) for o in 'abcd'], str(tmp_path), executor=pool, folder=tmp_path))
     assert sorted(o for _,o in got) == [*'abcd'] and len(lines(tmp_path/'b')) == 2
 
+@pytest.fixture
+def dask_nodes(tmp_path):
+    "A scheduler and two nodes, each a group of processes as on a machine of its own"
+    distributed = pytest.importorskip('distributed')
+    program = [sys.executable, '-m', 'distributed.cli.dask_worker', '--nthreads=1', '--no-dashboard']
+    env = dict(os.environ, PYTHONPATH=PYTHONPATH, OMP_NUM_THREADS='1')
+    with distributed.LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        def node(i): return subprocess.Popen([*program, f'--local-directory={tmp_path}/{i}', cluster.scheduler_address],
+                                             env=env, start_new_session=True, stderr=subprocess.DEVNULL)
+        nodes = [node(o) for o in range(2)]
+        try: yield cluster.scheduler_address
+        finally:
+            for o in nodes:
+                if o.poll() is None: os.killpg(o.pid, signal.SIGKILL)
+                o.wait()
+
+@linux
+@pytest.mark.slow
+def test_dask_lost_node(dask_nodes, tmp_path):
+    pool = as_executor(f'dask:{dask_nodes}')
+    got = list(run_calls(loses_node, [(o,) for o in 'abcd'], str(tmp_path), executor=pool, folder=tmp_path))
+    assert sorted(o for _,o in got) == [*'abcd'] and len(lines(tmp_path/'b')) == 2
+    same_race(tmp_path, executor=f'dask:{dask_nodes}') # on the node that is left
+
 @pytest.fixture(scope='module')
 def ray_cluster():
     ray = pytest.importorskip('ray')
@@ -138,8 +177,38 @@ def test_ray(ray_cluster, tmp_path):
     assert sorted(o for _,o in got) == [*'abcd'] and len(lines(tmp_path/'b')) == 2
 
 @pytest.mark.slow
+def test_ray_race(ray_cluster, tmp_path): same_race(tmp_path, executor='ray')
+
+def loses_raylet(folder, name):
+    noted(folder, name)
+    if name == 'b' and not (Path(folder)/'died').exists():
+        (Path(folder)/'died').touch()
+        os.kill(os.getppid(), signal.SIGKILL)
+        signal.pause()
+    return name
+
+@linux
+@pytest.mark.slow
+def test_ray_lost_node(tmp_path):
+    ray = pytest.importorskip('ray')
+    from ray.cluster_utils import Cluster
+    from fastnoisy.benchmark.executors import RayExecutor
+    ray.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0))
+    for _ in range(2): cluster.add_node(num_cpus=1)
+    try:
+        ray.init(cluster.address, runtime_env=dict(env_vars=dict(PYTHONPATH=PYTHONPATH)))
+        got = list(run_calls(loses_raylet, [(o,) for o in 'abcd'], str(tmp_path), executor=RayExecutor(),
+                             folder=tmp_path))
+        assert sorted(o for _,o in got) == [*'abcd'] and len(lines(tmp_path/'b')) == 2
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+@pytest.mark.slow
 def test_submitit(tmp_path):
     submitit = pytest.importorskip('submitit')
     executor = submitit.AutoExecutor(tmp_path/'logs', cluster='local')
     executor.update_parameters(timeout_min=5)
     same_grid(executor, tmp_path)
+    same_race(tmp_path, executor=executor)

@@ -86,7 +86,8 @@ def test_what_is_written(tmp_path, capsys):
 @pytest.mark.parametrize('options, says', [
     (dict(budget='x'), 'budget='), (dict(recipes=['nope']), "'nope' is unknown"),
     (dict(recipes=['gjs']), 'needs images'),
-    (dict(valid=.9), 'valid='), (dict(path=None), 'Give one of'), (dict(x='a'), 'are for a --csv')])
+    (dict(valid=.9), 'valid='), (dict(path=None), 'Give one of'), (dict(x='a'), 'are for a --csv'),
+    (dict(executor='condor'), "executor='condor'.*dask:ADDRESS")])
 def test_errors(options, says, tmp_path):
     source = table(tmp_path)
     if 'x' in options: source = arrays(tmp_path)
@@ -95,8 +96,10 @@ def test_errors(options, says, tmp_path):
     assert not list(tmp_path.glob('out/race/*.csv'))
 
 def test_the_source_is_never_the_folder_of_results(tmp_path):
-    folder = images(tmp_path)['path']
-    with pytest.raises(ValueError, match='never changed'): recommend_files(folder, out=folder, **QUICK)
+    folder,csv = images(tmp_path)['path'],table(tmp_path)['path']
+    for source,out in ((folder, folder), (folder, folder/'0'), (csv, tmp_path), (csv, folder/'..')):
+        with pytest.raises(ValueError, match='never changed'): recommend_files(source, out=out, **QUICK)
+    assert not list(tmp_path.rglob('recommendation*'))
 
 def test_command_line_errors(tmp_path, capsys):
     for words,says in (([str(tmp_path/'x')], 'no such file'), (['--budgett', '3'], 'Did you mean --budget')):
