@@ -210,7 +210,7 @@ def make_dls(n=N, bs=16, k=K, shuffle=True, sort=False, drop_last=False, num_wor
 
 def linear(k=K, norm=False, dropout=0.):
     torch.manual_seed(0)
-    body = nn.Linear(4, 8),nn.BatchNorm1d(8) if norm else nn.Identity(),nn.ReLU(),nn.Dropout(dropout)
+    body = nn.Linear(4, 8),nn.BatchNorm1d(8) if norm else nn.Identity(),nn.LeakyReLU(.1),nn.Dropout(dropout)
     return nn.Sequential(nn.Flatten(), *body, nn.Linear(8, k))
 
 def methods_of(method):

@@ -33,8 +33,8 @@ def equal(a, b): return a.keys() == b.keys() and all(torch.equal(known(a[k]), kn
 def alone(method, world):
     with several.as_divided(world): return several.train(method, world).noted.kept
 
-# of some samples several others are equally near: the last bits decide who votes
-TIED = 'knn.share', 'knn.own_share', 'knn.suggested'
+# an estimate that says too little, and is not used, has a flat optimum: the last bits move it
+FLAT = {('estimated', 'transition.T')}
 
 def compare(parts, method, world):
     "The processes agree in every bit, and with one process that gets the same batches to 1e-4"
@@ -44,11 +44,10 @@ def compare(parts, method, world):
     for epoch,(one,row) in enumerate(zip(kept, alone(method, world))):
         assert all(o.startswith('bmm.') for o in row.keys() ^ one.keys()) # a mixture may be clear by a hair
         for name in row.keys() & one.keys():
+            if (method, name) in FLAT: continue
             value = row[name]
             apart = (known(one[name]) - known(value)).abs() - 1e-4*(1 + known(value).abs())
-            far = (apart > 0).double().mean()
-            said = f'epoch {epoch}: {name} is not that of one process, {apart.max():.2g} too far'
-            assert far <= (.1 if name in TIED else 0), said
+            assert (apart <= 0).all(), f'epoch {epoch}: {name} is not that of one process, {apart.max():.2g} too far'
 
 @pytest.mark.slow
 @pytest.mark.parametrize('method', ALL)
