@@ -208,9 +208,10 @@ def make_dls(n=N, bs=16, k=K, shuffle=True, sort=False, drop_last=False, num_wor
     dls.train.rng.seed(1)
     return dls
 
-def linear(k=K, norm=False, dropout=0.):
+def linear(k=K, norm=False, dropout=0., slope=0.):
+    "With a slope no unit is dead, so that no two samples are equally near a third, and the last bits decide nothing"
     torch.manual_seed(0)
-    body = nn.Linear(4, 8),nn.BatchNorm1d(8) if norm else nn.Identity(),nn.LeakyReLU(.1),nn.Dropout(dropout)
+    body = nn.Linear(4, 8),nn.BatchNorm1d(8) if norm else nn.Identity(),nn.LeakyReLU(slope),nn.Dropout(dropout)
     return nn.Sequential(nn.Flatten(), *body, nn.Linear(8, k))
 
 def methods_of(method):

@@ -91,7 +91,7 @@ def test_models_in_64_bits(method, loss_func):
     def trained(dtype):
         dls = make_dls()
         for dl in dls.loaders: dl.dataset.x = dl.dataset.x.to(dtype)
-        learn = make(method, dls, linear().to(dtype))
+        learn = make(method, dls, linear(slope=.1).to(dtype))
         if type(learn.loss_func) is CrossEntropyLossFlat: learn.loss_func = loss_func()
         learn.fit(3, LR)
         assert len(noise_report(learn)) == N

@@ -29,7 +29,7 @@ class Noted(Callback):
         frames = {cb.name: cb.to_frame() for cb in methods_in(learn) if hasattr(cb, 'to_frame')}
         self.said.append({k: torch.tensor(v.astype(float).values) for k,v in frames.items()})
 
-def learner_of(method, dls): return make(method, dls, cbs=[Noted(setting(method))])
+def learner_of(method, dls): return make(method, dls, linear(slope=.1), cbs=[Noted(setting(method))])
 
 def train(method, world, dls=None, epochs=EPOCHS):
     "The Learner, with what `Noted` has seen; one process has batches as large as those of `world` processes together"
