@@ -22,8 +22,8 @@ from .sources import (folder_images, given_labels, is_parquet, label_columns, la
 
 # %% ../../nbs/audit/apply.ipynb #3c9a8946
 def _listing(path):
-    "Class and name of all images of a folder, by row"
-    return [(o.parent.name, o.name) for o in folder_images(path)]
+    "Class and name of all images of a folder, by row; before them train or valid, where there are such folders"
+    return [o.relative_to(path).parts for o in folder_images(path)]
 
 def state_of(
     source, # Folder, CSV or .npz file
@@ -157,11 +157,13 @@ def corrected_folder(
     part, # Folder to fill
     copies:bool=False, # Copies of the files? Else links
 ):
-    "Class folders with all images under their own names; one that comes to where another has its name gets -2"
+    """Class folders with all images under their own names, in train and valid as they were; one that comes to where
+    another has its name gets -2"""
     files,moved = folder_images(source),dict(zip(map(int, rows), labels))
     stay = [i for i in range(len(files)) if i not in moved]
     for i in [*stay, *moved]:
-        folder = part/moved.get(i, files[i].parent.name)
+        *split,name = files[i].parent.relative_to(source).parts
+        folder = part.joinpath(*split, moved.get(i, name))
         _put(files[i], folder/_free_name(folder, files[i].name), copies)
 
 def _listed_images(source, x, part, copies):

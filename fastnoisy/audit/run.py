@@ -29,7 +29,7 @@ from ..analysis.feature_issues import fold_probabilities
 from .results import RECORD, ResultFolder, write_results
 from .sources import (has_images, labelled_csv, labelled_folder, labelled_npz, labelled_series,
                                      labelled_texts, given_labels, label_columns, annotation_ids, read_npz,
-                                     read_texts, same_place)
+                                     read_texts, same_place, split_folders)
 
 # %% ../../nbs/audit/run.ipynb #4b6cb69c
 TEMPERATURE = .5 # nats, of ALSO; see "Temperature"
@@ -116,9 +116,10 @@ def _add_columns(report, samples):
     if samples.kind == 'table': add(samples.inputs, None)
 
 def _report(learn, samples, partial, n_epochs):
-    plain = learn.noise_report()
+    plain = learn.noise_report(valid=samples.n_train < len(samples), threshold=learn.bmm.threshold)
     report = AuditReport(plain).__finalize__(plain)
     report.insert(1, 'row', samples.rows)
+    if report.has_valid: report['split'] = report.whole['split'] = samples.splits
     _add_columns(report, samples)
     report.samples,report.partial = samples,partial
     interrupted = [f'PARTIAL: interrupted after {learn.bmm.n_epochs} of {n_epochs} epochs.'] if partial else []
@@ -143,7 +144,9 @@ def _check_apart(out, source):
     "A `ValueError` for results that would come to lie in the source"
     folder = source if source.is_dir() else source.parent
     if same_place(out, folder): _refuse_source(out)
-    if not source.is_dir() or not out.is_dir(): return
+    if not source.is_dir(): return
+    if any(out.resolve().is_relative_to(o.resolve()) for o in split_folders(source).values()): _refuse_source(out)
+    if not out.is_dir(): return
     if any(o.is_dir() and same_place(o, out) for o in source.iterdir()) and _is_class(out): _refuse_source(out)
 
 def _result_folder(out, source, apply):
@@ -182,6 +185,10 @@ def _name_limit(folder):
     try: return os.pathconf(folder, 'PC_NAME_MAX')
     except (AttributeError, ValueError, OSError): return 255 # Windows
 
+def _split_of(samples, path):
+    "Of train/cat/1.png the train, as a list; nothing where there are class folders only"
+    return path.parent.relative_to(samples.source).parts[:-1]
+
 def _link(folder, row, path, label):
     link = folder/label/link_name(row, path.name, _name_limit(folder))
     link.parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +201,7 @@ def _try_links(out, samples):
     label = samples.labels[_longest(samples.labels)]
     path = samples.inputs[_longest([o.name for o in samples.inputs])]
     with tempfile.TemporaryDirectory(prefix='.corrected-', dir=out) as folder:
-        try: _link(Path(folder), max(samples.rows), path, label)
+        try: _link(Path(folder).joinpath(*_split_of(samples, path)), max(samples.rows), path, label)
         except OSError as e: raise OSError(f'apply=copy (--apply copy) cannot make symbolic links in {out}: {e}') from e
 
 def _linked_copy(report, out):
@@ -202,7 +209,8 @@ def _linked_copy(report, out):
     samples,part = report.samples,out/f'.corrected-{os.getpid()}.part'
     part.mkdir()
     try:
-        for row,path,label in zip(report.row, samples.inputs, report.suggested_label): _link(part, row, path, label)
+        for row,path,label in zip(report.row, samples.inputs, report.suggested_label):
+            _link(part.joinpath(*_split_of(samples, path)), row, path, label)
         os.replace(part, out/'corrected')
     finally: shutil.rmtree(part, ignore_errors=True)
 
@@ -345,7 +353,7 @@ def _command(kind, source, settings, out):
 
 # %% ../../nbs/audit/run.ipynb #f232bb6d
 def audit(
-    path=None, # Folder with one sub-folder of images per class, or a file as `csv` and `npz` take it
+    path=None, # Folder with one sub-folder of images per class, or with train and valid, or a file as `csv` and `npz` take it
     csv=None, # or a CSV file, of images (with `x`) or a table
     npz=None, # or an .npz file with `images` and `labels`
     x:str=None, # CSV: column of the image paths, relative to the CSV's folder; None = a table or series
@@ -384,7 +392,7 @@ def audit(
             cbs = recipe('also', TEMPERATURE, threshold)
             learn,pretrained,what = labelled_learner(samples, arch, pretrained, size, device, cbs, bs, workers)
             epochs = epochs or (10 if pretrained else 60 if samples.kind == 'series' else 30)
-            found = f'{len(samples)} samples of {len(samples.vocab)} classes.'
+            found = f'{len(samples)} samples of {len(samples.vocab)} classes. {samples.said_splits}'.rstrip()
             print(f'{found} Training {what}, {epochs} epochs, on {device}.', flush=True)
             def fit(o): return _train(o, epochs, pretrained)
             how = dict(share=plant, seed=seed, temperature=TEMPERATURE, threshold=threshold)
