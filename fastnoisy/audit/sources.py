@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['MAX_CHARS', 'NPZ_NAMES', 'same_place', 'Labelled', 'look_at_image', 'has_images', 'split_folders', 'folder_images',
            'labelled_folder', 'is_parquet', 'read_parquet', 'read_texts', 'label_columns', 'annotation_ids',
-           'given_labels', 'labelled_csv', 'labelled_texts', 'labelled_series', 'read_npz', 'label_texts',
-           'labelled_npz']
+           'given_labels', 'corrected_label_columns', 'labelled_csv', 'labelled_texts', 'labelled_series', 'read_npz',
+           'label_texts', 'labelled_npz']
 
 # %% ../../nbs/audit/sources.ipynb #d06eb3be
-import os, warnings
+import json, os, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from fastai.data.transforms import image_extensions
 from ..analysis.annotators import check_votes, majority_vote
+from .results import APPLIED, RECORD
 from .images import image_facts, image_notes, image_opener
 from ..data.arrays import check_images
 
@@ -327,6 +328,47 @@ def _add_annotations(res, table, y):
     return res
 
 # %% ../../nbs/audit/sources.ipynb #e8c55675
+def corrected_label_columns(
+    csv, # File
+)->list: # Of names
+    "Columns noted as labels when this copy was written: those of the annotators, and the new one"
+    csv = Path(csv)
+    record = _json_of(csv.parent/APPLIED)
+    found = record.get('label_columns', ()) if csv.name in record.get('files', ()) else ()
+    if csv.name == 'corrected.csv': # by `fastnoisy audit --apply copy`
+        y = _json_of(csv.parent/RECORD).get('origin', {}).get('y')
+        found = [*found, *(y if isinstance(y, list) else ())]
+    return [o for o in found if isinstance(o, str)]
+
+def _json_of(file):
+    "A dictionary, empty where there is none"
+    try: res = json.loads(file.read_text(encoding='utf-8'))
+    except (OSError, ValueError): return {}
+    return res if isinstance(res, dict) else {}
+
+def _kappa(a, b):
+    "Cohen's kappa of two columns of texts, (N,)"
+    agree,shares = (a == b).mean(), [pd.Series(o).value_counts(normalize=True) for o in (a, b)]
+    expected = shares[0].mul(shares[1], fill_value=0).sum()
+    return (agree - expected)/max(1 - expected, 1e-9)
+
+def _said_known(names): return f'Left out because they are labels too, by the record of the copy: the column {_listed(names)}.'
+
+def _other_labels(table, labels, csv, names):
+    "Columns that are labels too and are left out; notes on these, and on those that look like it"
+    known = [o for o in corrected_label_columns(csv) if o in table and o not in names]
+    notes,vocab = [],{*labels}
+    if known: notes.append(_said_known(known))
+    def is_alike(o):
+        values = o.dropna().astype(str).str.strip()
+        return values.nunique() > 1 and {*values} <= vocab and _kappa(values.to_numpy(), labels[values.index]) > .3
+    rest = table.drop(columns=[*names, *known]).reset_index(drop=True)
+    alike = [o for o in rest if rest[o].nunique() <= len(vocab) and is_alike(rest[o])]
+    if alike: notes.append(f'The column {_listed(alike)} has the names of the classes as values, and mostly agrees with '
+                           'the label. Is it a label too, of another annotator? Then name it in --y, or take it out.')
+    return known,notes
+
+# %% ../../nbs/audit/sources.ipynb #24e4856b
 def _read_csv(csv, text_columns):
     "The CSV, some of its columns as stripped texts"
     texts = read_texts(csv)
@@ -358,8 +400,10 @@ def labelled_csv(
     labels = given_labels(table, y)
     unlabelled = _is_missing(labels)
     if x is None:
-        features,notes = _features(csv, table[~unlabelled].drop(columns=names))
         rows = np.flatnonzero(~unlabelled)
+        known,said = _other_labels(table.iloc[rows], labels[rows], csv, names)
+        features,notes = _features(csv, table.iloc[rows].drop(columns=[*names, *known]))
+        notes = said + notes
         others,left_out = _others(csv, rows, [*names, *features]),_left_out(_without_label(unlabelled, y))
         res = Labelled(csv, 'table', features, labels[rows], rows, left_out, notes, others=others)
         return _add_annotations(res, table, y)
@@ -447,12 +491,14 @@ def labelled_series(
     csv = Path(csv)
     table = _read_csv(csv, label_columns(y))
     labels = given_labels(table, y)
-    points,unlabelled = _points(csv, y, table),_is_missing(labels)
+    known = [o for o in corrected_label_columns(csv) if o in table and o not in label_columns(y)]
+    points,unlabelled = _points(csv, y, table.drop(columns=known)),_is_missing(labels)
     gaps = ~np.isfinite(points.values).all(1) & ~unlabelled
     left_out = _without_label(unlabelled, y)
     left_out += [(i, i, 'a point is missing, infinite or no number') for i in np.flatnonzero(gaps)]
     rows = np.flatnonzero(~unlabelled & ~gaps)
-    res = Labelled(csv, 'series', points.iloc[rows], labels[rows], rows, _left_out(sorted(left_out)))
+    notes = [_said_known(known)] if known else []
+    res = Labelled(csv, 'series', points.iloc[rows], labels[rows], rows, _left_out(sorted(left_out)), notes)
     return _add_annotations(res, table, y)
 
 # %% ../../nbs/audit/sources.ipynb #efc33cab
