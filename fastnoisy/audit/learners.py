@@ -158,7 +158,7 @@ def _table_learner(samples, device, cbs, bs=None):
     # fastai's default loader draws rows with replacement
     dl = TabDataLoader(to, bs=batch_size_for(len(samples), bs), shuffle=True, drop_last=False, device=device)
     dls = TabularDataLoaders(dl, dl.new(dl.dataset.new_empty()), device=device)
-    return tabular_learner(dls, metrics=accuracy, cbs=cbs)
+    return tabular_learner(dls, n_out=len(samples.vocab), metrics=accuracy, cbs=cbs) # fastai would take a column c for it
 
 def _unused_name(table, name='label'):
     while name in table: name += '_'

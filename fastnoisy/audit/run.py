@@ -6,25 +6,27 @@
 __all__ = ['TEMPERATURE', 'AuditReport', 'link_name', 'corrected_copy', 'kind_of_source', 'command_line', 'audit']
 
 # %% ../../nbs/audit/run.ipynb #09e55c8d
-import os, shlex, shutil, sys, tempfile, warnings
-from functools import partial
+import os, shlex, shutil, tempfile, warnings
 from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import fit_one_cycle, fine_tune
+from fastai.imports import noop
 from fastai.torch_core import default_device
 from ..core.checkpoint import whole_file
 from ..core.rng import isolated_rng
 from ..analysis.report.table import NoiseReport
 from ..analysis.report.page import harmless, quoting_for
 from .learners import labelled_learner
+from .progress import EpochProgress, quiet_packages
 from .planted import recipe, train_with_planted_errors
 from .apply import Applied, all_arrays, apply_decisions, corrected_csv, corrected_npz, origin_of
 from ..analysis.report.decisions import is_decisions
 from ..analysis.report.oddities import oddities
 from ..analysis.annotators import crowdlab
+from ..analysis.noise_rate import n_valid
 from ..analysis.feature_issues import fold_probabilities
 from .results import RECORD, ResultFolder, write_results
 from .sources import (has_images, labelled_csv, labelled_folder, labelled_npz, labelled_series,
@@ -34,20 +36,17 @@ from .sources import (has_images, labelled_csv, labelled_folder, labelled_npz, l
 # %% ../../nbs/audit/run.ipynb #4b6cb69c
 TEMPERATURE = .5 # nats, of ALSO; see "Temperature"
 
-def _print_epoch(learn, n_epochs, row):
-    loss,share,seconds = row[1],row[2],row[-1]
-    said = f'loss {loss:.3f}, {share:.1%} predicted as labelled, {seconds}'
-    print(f'epoch {learn.bmm.n_epochs} of {n_epochs}: {said}', flush=True)
-
 def _train(learn, epochs, pretrained):
     "Train; True if it was interrupted after an epoch"
-    learn.recorder.train_metrics,learn.recorder.valid_metrics = True,False
-    if not sys.stdout.isatty(): learn.remove_cbs(ProgressCallback)
-    logger,learn.logger = learn.logger,partial(_print_epoch, learn, epochs + pretrained)
+    has_valid = n_valid(learn.dls) > 0
+    learn.recorder.train_metrics,learn.recorder.valid_metrics = True,has_valid
+    learn.remove_cbs(ProgressCallback)
+    progress = EpochProgress(epochs + pretrained)
+    logger,learn.logger = learn.logger,noop
+    learn.add_cb(progress)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'BMMFilterCallback') # the summary says it
-            warnings.filterwarnings('ignore', 'Your generator is empty') # fastprogress, of the validation
             if pretrained: learn.fine_tune(epochs)
             else: learn.fit_one_cycle(epochs, 3e-3)
     except KeyboardInterrupt:
@@ -55,7 +54,8 @@ def _train(learn, epochs, pretrained):
         learn._end_cleanup() # fastai keeps the last batch and its loader otherwise, and would export them
         return True
     finally:
-        learn.remove_cbs(ProgressCallback) # an interrupted one holds the terminal
+        progress.end()
+        learn.remove_cb(progress) # or the exported learner would have it
         learn.logger = logger
     return False
 
@@ -383,7 +383,7 @@ def audit(
     if not 0 <= plant <= .5: raise ValueError(f'plant={plant}: give a share of the labels up to .5, or 0.')
     settings = dict(x=x, y=y, series=series, text=text, arch=arch, epochs=epochs, size=size, pretrained=pretrained,
                     seed=seed, threshold=threshold, plant=plant, bs=bs, workers=workers)
-    with _result_folder(out, source, apply).alone() as folder:
+    with quiet_packages(),_result_folder(out, source, apply).alone() as folder:
         print(f'Looking at {source}', flush=True)
         samples = _read_samples(source, kind, x, y, series, text, folder.path)
         origin = origin_of(source, kind, x, y)
