@@ -7,6 +7,7 @@ __all__ = ['TEMPERATURE', 'AuditReport', 'link_name', 'corrected_copy', 'kind_of
 
 # %% ../../nbs/audit/run.ipynb #09e55c8d
 import os, shlex, shutil, tempfile, warnings
+from difflib import get_close_matches
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -65,6 +66,11 @@ class AuditReport(NoiseReport):
     _metadata = NoiseReport._metadata + ['samples', 'notes', 'partial', 'origin']
     def summary(self)->str: return ' '.join([super().summary(), *self.notes])
 
+    def how_to_apply(self)->tuple: # A command, and what it does
+        "What to do with the decisions of a review"
+        command = command_line(['fastnoisy', 'apply', 'decisions.csv'], dict(audit=self.origin['out']), {})
+        return command, 'says what would change, and with --write writes a corrected copy.'
+
     def apply(self,
         decisions, # decisions.csv of the review page, or a `DataFrame` of it
         *args,
@@ -113,7 +119,7 @@ def _add_columns(report, samples):
     if report.embedding is not None:
         found = oddities(report.embedding, report.given_label)
         report['near_duplicate'],report['is_outlier'] = found.near_duplicate,found.is_outlier
-    if samples.kind == 'table': add(samples.inputs, None)
+    if samples.kind == 'table': report.feature_columns = add(samples.inputs, None)
 
 def _report(learn, samples, partial, n_epochs):
     plain = learn.noise_report(valid=samples.n_train < len(samples), threshold=learn.bmm.threshold)
@@ -251,22 +257,34 @@ def corrected_copy(
     return out/name
 
 # %% ../../nbs/audit/run.ipynb #3fd6f59c
+_NO_TABLES = {**dict.fromkeys(['.xlsx', '.xls', '.ods'], 'a spreadsheet: save it as CSV ("CSV UTF-8").'),
+              **dict.fromkeys(['.json', '.jsonl'], 'JSON: save it as CSV, one row per sample.'),
+              **dict.fromkeys(['.jpg', '.jpeg', '.png'], 'one image: give the folder, with a sub-folder for each class.'),
+              **dict.fromkeys(['.zip', '.tar', '.gz', '.tgz', '.7z'], 'an archive: unpack it, and give the folder.')}
+
+def _near_name(path):
+    try: near = get_close_matches(path.name, [o.name for o in path.parent.iterdir()], 1)
+    except OSError: return ''
+    return f' Did you mean {near[0]}?' if near else ''
+
 def kind_of_source(
     path, # Folder or file
 )->str: # 'path' (a folder), 'npz' or 'csv', as which a parquet file is read too
     "What is there, told by its first bytes; a `FileNotFoundError` for nothing, a `ValueError` for what is no file"
     path = Path(path)
     if path.is_dir(): return 'path'
-    if not path.exists(): raise FileNotFoundError(f'{path}: there is no such file or folder.')
+    if not path.exists(): raise FileNotFoundError(f'{path}: there is no such file or folder.{_near_name(path)}')
     if not path.is_file(): raise ValueError(f'{path} is neither a folder nor a file.')
     with open(path, 'rb') as f: head = f.read(6)
+    if path.suffix.lower() in _NO_TABLES: raise ValueError(f'{path} is {_NO_TABLES[path.suffix.lower()]}')
     return 'npz' if head.startswith((b'PK', b'\x93NUMPY')) else 'csv'
 
 def _checked_source(path, csv, npz):
     "What is given, and its kind"
     given = {name: o for name,o in dict(path=path, csv=csv, npz=npz).items() if o is not None}
     if len(given) != 1: raise ValueError(
-        f'What is to be audited? Give one of a folder or file, --csv FILE and --npz FILE, not {len(given)}.')
+        'What is to be audited? Give one of a folder or file, --csv FILE and --npz FILE, '
+        f'{"not " + str(len(given)) if given else "such as `fastnoisy audit photos`"}.')
     (kind,source), = given.items()
     source = Path(source)
     source = source.resolve() if '..' in source.parts else source.absolute()
@@ -290,7 +308,9 @@ def _check_options(kind, series, x, epochs, device, apply, threshold, workers):
     if apply not in ('report', 'copy'): raise ValueError(f"apply={apply!r}: give 'report' or 'copy'.")
     try: torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as e:
-        raise ValueError(f'device={device!r} cannot be used here: {str(e).splitlines()[0]}') from e
+        reason = str(e).splitlines()[0]
+        if 'device type' in reason: reason = 'give cpu, or cuda or mps where there is such a GPU' # and no list of 20
+        raise ValueError(f'device={device!r} cannot be used here: {reason}.') from e
 
 def _read_samples(source, kind, x, y, series, text, out):
     if kind == 'path': return labelled_folder(source, skip=out)
@@ -344,6 +364,13 @@ def command_line(
         if isinstance(value, bool): words.append(f'--{name}' if value else f'--no-{name}')
         else: words += [f'--{name}', *map(str, value if isinstance(value, (list, tuple)) else [value])]
     return ' '.join(map(shlex.quote, words))
+
+def _said_settings(learn, settings):
+    "What an audit was done with, beside the network"
+    said = [f'flagged above a probability of {settings["threshold"]}', f'{learn.dls.train.bs} samples in a batch',
+            f'temperature {TEMPERATURE}', f'seed {settings["seed"]}']
+    if settings['plant']: said.append(f'errors planted in {settings["plant"]:.0%} of the labels')
+    return ', '.join(said)
 
 def _command(kind, source, settings, out):
     "The command that repeats an audit"
@@ -399,7 +426,8 @@ def audit(
             learn,stopped = train_with_planted_errors(learn, fit, **how) if plant else (learn, fit(learn))
         report = _report(learn, samples, stopped, epochs + pretrained)
         report.origin = _origin(report, origin, folder)
-        report.made = {**report.made, 'trained': f'{what}, {epochs} epochs, on {device}',
+        report.made = {**report.made, 'data': str(source), 'trained': f'{what}, {epochs} epochs, on {device}',
+                       'settings': _said_settings(learn, settings),
                        'command': _command(kind, source, settings, folder.path)}
         print('', report.summary(), sep='\n', flush=True)
         _write(report, folder)

@@ -12,6 +12,7 @@ __all__ = ['MAX_CHARS', 'NPZ_NAMES', 'same_place', 'Labelled', 'look_at_image', 
 import json, os, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 import numpy as np
@@ -272,6 +273,7 @@ def read_texts(
 )->pd.DataFrame:
     "All cells as the texts they are in the file; a `ValueError` for a file that is no CSV"
     if not Path(csv).is_file(): raise FileNotFoundError(f'{csv}: there is no such file.')
+    if not Path(csv).stat().st_size: raise ValueError(f'{csv} cannot be read: it is empty.')
     if is_parquet(csv): return read_parquet(csv).apply(_said_cells)
     try:
         with warnings.catch_warnings(): # more cells than the head has names: pandas would drop them
@@ -279,6 +281,9 @@ def read_texts(
             return pd.read_csv(csv, dtype=str, keep_default_na=False, index_col=False)
     except pd.errors.ParserWarning:
         raise ValueError(f'{csv} cannot be read: its rows have more cells than its head has names.') from None
+    except UnicodeDecodeError as e: raise ValueError(
+        f'{csv} cannot be read: it is no text in UTF-8 (byte {e.start}). Is it a CSV? A spreadsheet program saves one '
+        'as "CSV UTF-8".') from e
     except ValueError as e: raise ValueError(f'{csv} cannot be read: {e}') from e
 
 # %% ../../nbs/audit/sources.ipynb #e2cc6f76
@@ -369,12 +374,33 @@ def _other_labels(table, labels, csv, names):
     return known,notes
 
 # %% ../../nbs/audit/sources.ipynb #24e4856b
+def _said_columns(texts, wanted):
+    "Which columns there are, and which of them may be meant; or that the cells are not separated by commas"
+    names = list(map(str, texts.columns))
+    other = next((o for o in ';\t|' if o in names[0]), None) if len(names) == 1 else None
+    if other: return f'Its cells seem to be separated by {other!r}: save it with commas.'
+    near = get_close_matches(wanted.lower(), [o.lower() for o in names], 1)
+    meant = [f' Did you mean {o!r}?' for o in names if near and o.lower() == near[0]][:1]
+    hint = meant[0] if meant else ' Name the column of the labels: --y.' if wanted == 'label' else ''
+    return f'It has {_listed(names, 20)}, separated by commas.{hint}'
+
+def _check_classes(csv, labels, y):
+    "A `ValueError` for labels that are measured values or names of the samples, which nothing can be learnt of"
+    labels = pd.Series(labels)
+    n,n_classes = len(labels),labels.nunique()
+    if n < 20 or n_classes <= 20: return
+    numbers = pd.to_numeric(labels, errors='coerce')
+    what = 'numbers with fractions' if numbers.notna().all() and (numbers % 1 != 0).any() else ''
+    if not what and n_classes <= n/2: return
+    raise ValueError(f'{csv}: the labels in {_listed(label_columns(y))} are {what or "hardly ever equal"}, {n_classes} '
+                     f'different ones in {n} rows, but classes are needed. Is it the right column (--y)?')
+
 def _read_csv(csv, text_columns):
     "The CSV, some of its columns as stripped texts"
     texts = read_texts(csv)
     missing = [o for o in text_columns if o not in texts]
-    if missing: raise ValueError(
-        f'{csv} has no column {_listed(missing)}. It has {_listed(texts.columns, 20)}, separated by commas.')
+    if missing: raise ValueError(f'{csv} has no column {_listed(missing)}. {_said_columns(texts, missing[0])}')
+    if not len(texts): raise ValueError(f'{csv} has a head, but no rows.')
     table = read_parquet(csv) if is_parquet(csv) else pd.read_csv(csv, low_memory=False, index_col=False)
     for o in text_columns: table[o] = texts[o].str.strip()
     return table
@@ -399,6 +425,7 @@ def labelled_csv(
     table = _read_csv(csv, names if x is None else [x, *names])
     labels = given_labels(table, y)
     unlabelled = _is_missing(labels)
+    _check_classes(csv, labels[~unlabelled], y)
     if x is None:
         rows = np.flatnonzero(~unlabelled)
         known,said = _other_labels(table.iloc[rows], labels[rows], csv, names)
@@ -428,6 +455,7 @@ def labelled_texts(
     table = _read_csv(csv, [text, *names])
     labels = given_labels(table, y)
     unlabelled,empty = _is_missing(labels),(table[text] == '').values
+    _check_classes(csv, labels[~unlabelled], y)
     left_out = _without_label(unlabelled, y)
     left_out += [(i, i, f'no text in the column {text!r}') for i in np.flatnonzero(empty & ~unlabelled)]
     rows = np.flatnonzero(~unlabelled & ~empty)
@@ -457,7 +485,7 @@ def _features(csv, table):
     out = same + unique + long
     if len(out) == res.shape[1]: raise ValueError(
         f'{csv}: there is no column to learn from. {" ".join(notes)} '
-        'For a list of images name the column of the paths: --x.')
+        'For a list of images name the column of the paths, --x; for texts that of the texts, --text.')
     return res.drop(columns=out),notes
 
 # %% ../../nbs/audit/sources.ipynb #9cb50233
@@ -493,6 +521,7 @@ def labelled_series(
     labels = given_labels(table, y)
     known = [o for o in corrected_label_columns(csv) if o in table and o not in label_columns(y)]
     points,unlabelled = _points(csv, y, table.drop(columns=known)),_is_missing(labels)
+    _check_classes(csv, labels[~unlabelled], y)
     gaps = ~np.isfinite(points.values).all(1) & ~unlabelled
     left_out = _without_label(unlabelled, y)
     left_out += [(i, i, 'a point is missing, infinite or no number') for i in np.flatnonzero(gaps)]

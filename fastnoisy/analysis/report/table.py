@@ -125,7 +125,7 @@ def _said_part(report):
 
 def _said_splits(report):
     "How many are flagged where; nothing where there is one set of samples only"
-    if 'split' not in report or report.split.nunique() < 2: return ''
+    if not report.has_valid: return '' # a column split may be the user's own
     groups = report.groupby('split', sort=False).is_label_issue
     said = ', '.join(f'{int(o.sum())} of the {len(o)} in {name!r}' for name,o in groups)
     problem = f' Of the validation labels none is flagged: {report.valid_problem}.' if report.valid_problem else ''
@@ -139,13 +139,17 @@ def _part_of(kind, *args, **kwargs):
 # %% ../../../nbs/analysis/report/table.ipynb #4417d15f
 class ReviewedTable(pd.DataFrame):
     "A table of labels that shows first what is read first, and takes back the decisions of a review"
-    whole = embedding = data_id = made = id_columns = annotators = None
+    whole = embedding = data_id = made = id_columns = feature_columns = annotators = None
     has_valid,valid_problem = False,''
 
     def view(self)->pd.DataFrame:
         "The table with the columns that are read first in front"
         first = [o for o in (*_FIRST, *(self.id_columns or ())) if o in self]
         return pd.DataFrame(self)[first + list(self.columns.drop(first))]
+
+    def how_to_apply(self)->tuple: # A command, and what it does
+        "What to do with the decisions of a review"
+        return "report.apply('decisions.csv')", 'says in Python which labels change.'
 
     def _heading(self):
         try: return self.summary()
@@ -171,7 +175,7 @@ class ReviewedTable(pd.DataFrame):
 class NoiseReport(ReviewedTable):
     "One row per training sample. `noise_rate`, `interval`, `per_class`, `transition` and `source` sum it up"
     _metadata = ['learn', 'vocab', 'source', 'separates', 'estimate', 'noise_rate', 'interval', 'per_class',
-                 'transition', 'whole', 'embedding', 'data_id', 'made', 'id_columns', 'annotators', 'undetermined',
+                 'transition', 'whole', 'embedding', 'data_id', 'made', 'id_columns', 'annotators', 'undetermined', 'feature_columns',
                  'verdict', 'has_valid', 'valid_problem']
     undetermined,verdict = '',None
 
