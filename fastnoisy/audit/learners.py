@@ -58,7 +58,7 @@ def batch_size_for(
 
 # %% ../../nbs/audit/learners.ipynb #af32c051
 def _image_dl(samples, size, bs, device, workers=None):
-    "Loader of all images, in batches of `bs` and one rest"
+    "Loader of all images to train on, in batches of `bs` and one rest"
     aug = aug_transforms(do_flip=False, max_rotate=5., max_zoom=1., max_warp=0., max_lighting=.1)
     vocab = [str(o) for o in samples.vocab]
     if samples.kind == 'arrays':
@@ -66,12 +66,20 @@ def _image_dl(samples, size, bs, device, workers=None):
         options = dict(vocab=vocab, size=size, bs=min(bs, len(x)), batch_tfms=aug, device=device)
         dls = array_dls((x, y), (x[:1], y[:1]), **options)
         return dls.train.new(drop_last=False)
-    tls = [TfmdLists(samples.inputs, samples.open_image or OpenImageFile(), split_idx=0),
-           TfmdLists(samples.labels.tolist(), Categorize(vocab, sort=False), split_idx=0)]
+    n = samples.n_train
+    tls = [TfmdLists(samples.inputs[:n], samples.open_image or OpenImageFile(), split_idx=0),
+           TfmdLists(samples.labels[:n].tolist(), Categorize(vocab, sort=False), split_idx=0)]
     if workers is None and len(samples) < 2000: workers = 0 # to start them costs more than it gains
     workers = {} if workers is None else dict(num_workers=workers)
     tfms = dict(after_item=[Resize(size, method='squish'), ToTensor()], after_batch=[IntToFloatTensor(), *aug])
     return TfmdDL(Datasets(tls=tls), bs=bs, shuffle=True, drop_last=False, device=device, **tfms, **workers)
+
+def _held_out_dl(dl, samples):
+    "Loader of the samples that are not trained on; an empty one where there are none"
+    n,ds = samples.n_train,dl.dataset
+    if n == len(samples): return dl.new(ds.new_empty())
+    items = samples.inputs[n:],samples.labels[n:].tolist()
+    return dl.new(Datasets(tls=[t._new(o, split_idx=1) for t,o in zip(ds.tls, items)]), shuffle=False)
 
 # %% ../../nbs/audit/learners.ipynb #b786ab12
 def _weights_help(arch, reason):
@@ -110,8 +118,8 @@ def check_weights(
 
 # %% ../../nbs/audit/learners.ipynb #74ca02e1
 def _image_learner(samples, arch, pretrained, size, device, cbs, bs=None, workers=None):
-    dl = _image_dl(samples, size, batch_size_for(len(samples), bs), device, workers)
-    dls = DataLoaders(dl, dl.new(dl.dataset.new_empty()), device=device)
+    dl = _image_dl(samples, size, batch_size_for(samples.n_train, bs), device, workers)
+    dls = DataLoaders(dl, _held_out_dl(dl, samples), device=device)
     if arch == 'small_cnn': return Learner(dls, small_cnn(3, len(samples.vocab)), metrics=accuracy, cbs=cbs)
     if pretrained and ':' not in arch and not timm.is_model_pretrained(arch):
         raise ValueError(f'timm has no pretrained weights of {arch}: use --no-pretrained (pretrained=False).')
@@ -150,7 +158,7 @@ def _table_learner(samples, device, cbs, bs=None):
     # fastai's default loader draws rows with replacement
     dl = TabDataLoader(to, bs=batch_size_for(len(samples), bs), shuffle=True, drop_last=False, device=device)
     dls = TabularDataLoaders(dl, dl.new(dl.dataset.new_empty()), device=device)
-    return tabular_learner(dls, metrics=accuracy, cbs=cbs)
+    return tabular_learner(dls, n_out=len(samples.vocab), metrics=accuracy, cbs=cbs) # fastai would take a column c for it
 
 def _unused_name(table, name='label'):
     while name in table: name += '_'

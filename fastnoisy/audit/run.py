@@ -6,48 +6,48 @@
 __all__ = ['TEMPERATURE', 'AuditReport', 'check_apart', 'link_name', 'corrected_copy', 'kind_of_source', 'command_line', 'audit']
 
 # %% ../../nbs/audit/run.ipynb #09e55c8d
-import os, shlex, shutil, sys, tempfile, warnings
-from functools import partial
+import os, shlex, shutil, tempfile, warnings
+from difflib import get_close_matches
 from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import fit_one_cycle, fine_tune
+from fastai.imports import noop
 from fastai.torch_core import default_device
 from ..core.checkpoint import whole_file
 from ..core.rng import isolated_rng
 from ..analysis.report.table import NoiseReport
 from ..analysis.report.page import harmless, quoting_for
 from .learners import labelled_learner
+from .progress import EpochProgress, quiet_packages
 from .planted import recipe, train_with_planted_errors
 from .apply import Applied, all_arrays, apply_decisions, corrected_csv, corrected_npz, origin_of
 from ..analysis.report.decisions import is_decisions
 from ..analysis.report.oddities import oddities
 from ..analysis.annotators import crowdlab
+from ..analysis.noise_rate import n_valid
 from ..analysis.feature_issues import fold_probabilities
 from .results import RECORD, ResultFolder, write_results
 from .sources import (has_images, labelled_csv, labelled_folder, labelled_npz, labelled_series,
                                      labelled_texts, given_labels, label_columns, annotation_ids, read_npz,
-                                     read_texts, same_place)
+                                     read_texts, same_place, split_folders)
 
 # %% ../../nbs/audit/run.ipynb #4b6cb69c
 TEMPERATURE = .5 # nats, of ALSO; see "Temperature"
 
-def _print_epoch(learn, n_epochs, row):
-    loss,share,seconds = row[1],row[2],row[-1]
-    said = f'loss {loss:.3f}, {share:.1%} predicted as labelled, {seconds}'
-    print(f'epoch {learn.bmm.n_epochs} of {n_epochs}: {said}', flush=True)
-
 def _train(learn, epochs, pretrained):
     "Train; True if it was interrupted after an epoch"
-    learn.recorder.train_metrics,learn.recorder.valid_metrics = True,False
-    if not sys.stdout.isatty(): learn.remove_cbs(ProgressCallback)
-    logger,learn.logger = learn.logger,partial(_print_epoch, learn, epochs + pretrained)
+    has_valid = n_valid(learn.dls) > 0
+    learn.recorder.train_metrics,learn.recorder.valid_metrics = True,has_valid
+    learn.remove_cbs(ProgressCallback)
+    progress = EpochProgress(epochs + pretrained)
+    logger,learn.logger = learn.logger,noop
+    learn.add_cb(progress)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'BMMFilterCallback') # the summary says it
-            warnings.filterwarnings('ignore', 'Your generator is empty') # fastprogress, of the validation
             if pretrained: learn.fine_tune(epochs)
             else: learn.fit_one_cycle(epochs, 3e-3)
     except KeyboardInterrupt:
@@ -55,7 +55,8 @@ def _train(learn, epochs, pretrained):
         learn._end_cleanup() # fastai keeps the last batch and its loader otherwise, and would export them
         return True
     finally:
-        learn.remove_cbs(ProgressCallback) # an interrupted one holds the terminal
+        progress.end()
+        learn.remove_cb(progress) # or the exported learner would have it
         learn.logger = logger
     return False
 
@@ -64,6 +65,11 @@ class AuditReport(NoiseReport):
     "A `NoiseReport` with `row`, the place of each sample in the source. `samples`, `notes` and `partial` tell more"
     _metadata = NoiseReport._metadata + ['samples', 'notes', 'partial', 'origin']
     def summary(self)->str: return ' '.join([super().summary(), *self.notes])
+
+    def how_to_apply(self)->tuple: # A command, and what it does
+        "What to do with the decisions of a review"
+        command = command_line(['fastnoisy', 'apply', 'decisions.csv'], dict(audit=self.origin['out']), {})
+        return command, 'says what would change, and with --write writes a corrected copy.'
 
     def apply(self,
         decisions, # decisions.csv of the review page, or a `DataFrame` of it
@@ -113,12 +119,13 @@ def _add_columns(report, samples):
     if report.embedding is not None:
         found = oddities(report.embedding, report.given_label)
         report['near_duplicate'],report['is_outlier'] = found.near_duplicate,found.is_outlier
-    if samples.kind == 'table': add(samples.inputs, None)
+    if samples.kind == 'table': report.feature_columns = add(samples.inputs, None)
 
 def _report(learn, samples, partial, n_epochs):
-    plain = learn.noise_report()
+    plain = learn.noise_report(valid=samples.n_train < len(samples), threshold=learn.bmm.threshold)
     report = AuditReport(plain).__finalize__(plain)
     report.insert(1, 'row', samples.rows)
+    if report.has_valid: report['split'] = report.whole['split'] = samples.splits
     _add_columns(report, samples)
     report.samples,report.partial = samples,partial
     interrupted = [f'PARTIAL: interrupted after {learn.bmm.n_epochs} of {n_epochs} epochs.'] if partial else []
@@ -146,7 +153,9 @@ def check_apart(
     "A `ValueError` for results that would come to lie in the source"
     folder = source if source.is_dir() else source.parent
     if same_place(out, folder): _refuse_source(out)
-    if not source.is_dir() or not out.is_dir(): return
+    if not source.is_dir(): return
+    if any(out.resolve().is_relative_to(o.resolve()) for o in split_folders(source).values()): _refuse_source(out)
+    if not out.is_dir(): return
     if any(o.is_dir() and same_place(o, out) for o in source.iterdir()) and _is_class(out, own): _refuse_source(out)
 
 def _result_folder(out, source, apply):
@@ -185,6 +194,10 @@ def _name_limit(folder):
     try: return os.pathconf(folder, 'PC_NAME_MAX')
     except (AttributeError, ValueError, OSError): return 255 # Windows
 
+def _split_of(samples, path):
+    "Of train/cat/1.png the train, as a list; nothing where there are class folders only"
+    return path.parent.relative_to(samples.source).parts[:-1]
+
 def _link(folder, row, path, label):
     link = folder/label/link_name(row, path.name, _name_limit(folder))
     link.parent.mkdir(parents=True, exist_ok=True)
@@ -197,7 +210,7 @@ def _try_links(out, samples):
     label = samples.labels[_longest(samples.labels)]
     path = samples.inputs[_longest([o.name for o in samples.inputs])]
     with tempfile.TemporaryDirectory(prefix='.corrected-', dir=out) as folder:
-        try: _link(Path(folder), max(samples.rows), path, label)
+        try: _link(Path(folder).joinpath(*_split_of(samples, path)), max(samples.rows), path, label)
         except OSError as e: raise OSError(f'apply=copy (--apply copy) cannot make symbolic links in {out}: {e}') from e
 
 def _linked_copy(report, out):
@@ -205,7 +218,8 @@ def _linked_copy(report, out):
     samples,part = report.samples,out/f'.corrected-{os.getpid()}.part'
     part.mkdir()
     try:
-        for row,path,label in zip(report.row, samples.inputs, report.suggested_label): _link(part, row, path, label)
+        for row,path,label in zip(report.row, samples.inputs, report.suggested_label):
+            _link(part.joinpath(*_split_of(samples, path)), row, path, label)
         os.replace(part, out/'corrected')
     finally: shutil.rmtree(part, ignore_errors=True)
 
@@ -246,22 +260,34 @@ def corrected_copy(
     return out/name
 
 # %% ../../nbs/audit/run.ipynb #3fd6f59c
+_NO_TABLES = {**dict.fromkeys(['.xlsx', '.xls', '.ods'], 'a spreadsheet: save it as CSV ("CSV UTF-8").'),
+              **dict.fromkeys(['.json', '.jsonl'], 'JSON: save it as CSV, one row per sample.'),
+              **dict.fromkeys(['.jpg', '.jpeg', '.png'], 'one image: give the folder, with a sub-folder for each class.'),
+              **dict.fromkeys(['.zip', '.tar', '.gz', '.tgz', '.7z'], 'an archive: unpack it, and give the folder.')}
+
+def _near_name(path):
+    try: near = get_close_matches(path.name, [o.name for o in path.parent.iterdir()], 1)
+    except OSError: return ''
+    return f' Did you mean {near[0]}?' if near else ''
+
 def kind_of_source(
     path, # Folder or file
 )->str: # 'path' (a folder), 'npz' or 'csv', as which a parquet file is read too
     "What is there, told by its first bytes; a `FileNotFoundError` for nothing, a `ValueError` for what is no file"
     path = Path(path)
     if path.is_dir(): return 'path'
-    if not path.exists(): raise FileNotFoundError(f'{path}: there is no such file or folder.')
+    if not path.exists(): raise FileNotFoundError(f'{path}: there is no such file or folder.{_near_name(path)}')
     if not path.is_file(): raise ValueError(f'{path} is neither a folder nor a file.')
     with open(path, 'rb') as f: head = f.read(6)
+    if path.suffix.lower() in _NO_TABLES: raise ValueError(f'{path} is {_NO_TABLES[path.suffix.lower()]}')
     return 'npz' if head.startswith((b'PK', b'\x93NUMPY')) else 'csv'
 
 def _checked_source(path, csv, npz):
     "What is given, and its kind"
     given = {name: o for name,o in dict(path=path, csv=csv, npz=npz).items() if o is not None}
     if len(given) != 1: raise ValueError(
-        f'What is to be audited? Give one of a folder or file, --csv FILE and --npz FILE, not {len(given)}.')
+        'What is to be audited? Give one of a folder or file, --csv FILE and --npz FILE, '
+        f'{"not " + str(len(given)) if given else "such as `fastnoisy audit photos`"}.')
     (kind,source), = given.items()
     source = Path(source)
     source = source.resolve() if '..' in source.parts else source.absolute()
@@ -285,7 +311,9 @@ def _check_options(kind, series, x, epochs, device, apply, threshold, workers):
     if apply not in ('report', 'copy'): raise ValueError(f"apply={apply!r}: give 'report' or 'copy'.")
     try: torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as e:
-        raise ValueError(f'device={device!r} cannot be used here: {str(e).splitlines()[0]}') from e
+        reason = str(e).splitlines()[0]
+        if 'device type' in reason: reason = 'give cpu, or cuda or mps where there is such a GPU' # and no list of 20
+        raise ValueError(f'device={device!r} cannot be used here: {reason}.') from e
 
 def _read_samples(source, kind, x, y, series, text, out):
     if kind == 'path': return labelled_folder(source, skip=out)
@@ -340,6 +368,13 @@ def command_line(
         else: words += [f'--{name}', *map(str, value if isinstance(value, (list, tuple)) else [value])]
     return ' '.join(map(shlex.quote, words))
 
+def _said_settings(learn, settings):
+    "What an audit was done with, beside the network"
+    said = [f'flagged above a probability of {settings["threshold"]}', f'{learn.dls.train.bs} samples in a batch',
+            f'temperature {TEMPERATURE}', f'seed {settings["seed"]}']
+    if settings['plant']: said.append(f'errors planted in {settings["plant"]:.0%} of the labels')
+    return ', '.join(said)
+
 def _command(kind, source, settings, out):
     "The command that repeats an audit"
     words = ['fastnoisy', 'audit', *([] if kind == 'path' else [f'--{kind}']), str(source)]
@@ -348,7 +383,7 @@ def _command(kind, source, settings, out):
 
 # %% ../../nbs/audit/run.ipynb #f232bb6d
 def audit(
-    path=None, # Folder with one sub-folder of images per class, or a file as `csv` and `npz` take it
+    path=None, # Folder with one sub-folder of images per class, or with train and valid, or a file as `csv` and `npz` take it
     csv=None, # or a CSV file, of images (with `x`) or a table
     npz=None, # or an .npz file with `images` and `labels`
     x:str=None, # CSV: column of the image paths, relative to the CSV's folder; None = a table or series
@@ -378,7 +413,7 @@ def audit(
     if not 0 <= plant <= .5: raise ValueError(f'plant={plant}: give a share of the labels up to .5, or 0.')
     settings = dict(x=x, y=y, series=series, text=text, arch=arch, epochs=epochs, size=size, pretrained=pretrained,
                     seed=seed, threshold=threshold, plant=plant, bs=bs, workers=workers)
-    with _result_folder(out, source, apply).alone() as folder:
+    with quiet_packages(),_result_folder(out, source, apply).alone() as folder:
         print(f'Looking at {source}', flush=True)
         samples = _read_samples(source, kind, x, y, series, text, folder.path)
         origin = origin_of(source, kind, x, y)
@@ -387,14 +422,15 @@ def audit(
             cbs = recipe('also', TEMPERATURE, threshold)
             learn,pretrained,what = labelled_learner(samples, arch, pretrained, size, device, cbs, bs, workers)
             epochs = epochs or (10 if pretrained else 60 if samples.kind == 'series' else 30)
-            found = f'{len(samples)} samples of {len(samples.vocab)} classes.'
+            found = f'{len(samples)} samples of {len(samples.vocab)} classes. {samples.said_splits}'.rstrip()
             print(f'{found} Training {what}, {epochs} epochs, on {device}.', flush=True)
             def fit(o): return _train(o, epochs, pretrained)
             how = dict(share=plant, seed=seed, temperature=TEMPERATURE, threshold=threshold)
             learn,stopped = train_with_planted_errors(learn, fit, **how) if plant else (learn, fit(learn))
         report = _report(learn, samples, stopped, epochs + pretrained)
         report.origin = _origin(report, origin, folder)
-        report.made = {**report.made, 'trained': f'{what}, {epochs} epochs, on {device}',
+        report.made = {**report.made, 'data': str(source), 'trained': f'{what}, {epochs} epochs, on {device}',
+                       'settings': _said_settings(learn, settings),
                        'command': _command(kind, source, settings, folder.path)}
         print('', report.summary(), sep='\n', flush=True)
         _write(report, folder)

@@ -112,7 +112,42 @@ def test_from_several_columns_to_one(tmp_path, capsys):
     pd.testing.assert_frame_equal(table[list(old)], old)
     assert list(table)[-1] == 'label' and (table.label == true).mean() > votes + .03
     again = audit(tmp_path/'new/t.csv', y='label', epochs=1, device='cpu', out=tmp_path/'second')
-    assert len(again) == 400
+    assert len(again) == 400 and not {*PEOPLE} & {*again.samples.inputs} and {*PEOPLE} <= {*again.id_columns}
+    assert "labels too, by the record of the copy: the column 'anna', 'ben', 'carla', 'dan'" in again.summary()
+    votes = labelled_csv(tmp_path/'new/t.csv', PEOPLE)
+    assert 'label' not in votes.inputs and 'label' in votes.others
+
+def test_the_copy_of_an_audit_knows_its_annotators(tmp_path):
+    digits_table(tmp_path/'t.csv', 60)
+    audit(tmp_path/'t.csv', y=PEOPLE, epochs=1, device='cpu', out=tmp_path/'out', apply='copy')
+    found = labelled_csv(tmp_path/'out/corrected.csv', 'label')
+    assert not {*PEOPLE} & {*found.inputs} and {*PEOPLE} <= {*found.others}
+    (tmp_path/'out/audit.json').write_text('[]')
+    assert {*PEOPLE} <= {*labelled_csv(tmp_path/'out/corrected.csv', 'label').inputs}
+
+def test_columns_that_look_like_labels_are_named(tmp_path):
+    "Without any record: by their values, which are the names of the classes, and agree with the label"
+    g = np.random.default_rng(0)
+    label = g.choice(['x', 'y', 'z'], 200)
+    table = pd.DataFrame(dict(label=label, second=np.where(g.random(200) < .8, label, 'x'), p=g.normal(size=200),
+                              other=g.choice(['x', 'y', 'z'], 200), kind=g.choice(['u', 'v'], 200)))
+    table.to_csv(tmp_path/'t.csv', index=False)
+    found = labelled_csv(tmp_path/'t.csv')
+    said, = [o for o in found.notes if 'Is it a label too' in o]
+    assert said.startswith("The column 'second' has the names of the classes as values")
+    assert list(found.inputs) == ['second', 'p', 'other', 'kind'] # it is for the user to say
+
+def test_series_of_a_copy(tmp_path):
+    g = np.random.default_rng(0)
+    table = pd.DataFrame(g.normal(size=(40, 6)).round(3)).add_prefix('t')
+    table.insert(0, 'a', [1, 2]*20)
+    table.insert(0, 'b', [1, 2]*19 + [1, 1])
+    table.to_csv(tmp_path/'s.csv', index=False)
+    report = audit(tmp_path/'s.csv', y=['a', 'b'], series=True, epochs=1, device='cpu', out=tmp_path/'out')
+    rows = [dict(sample_id=0, item=0, given_label='1', decision='other', new_label='2')]
+    report.apply(pd.DataFrame(rows), out=tmp_path/'new', write=True)
+    found = labelled_series(tmp_path/'new/s.csv')
+    assert found.inputs.shape == (40, 6) and "the column 'b', 'a'" in ' '.join(found.notes).replace("'a', 'b'", "'b', 'a'")
 
 def test_annotators_of_a_parquet_file(tmp_path):
     pytest.importorskip('pyarrow')

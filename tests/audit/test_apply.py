@@ -7,9 +7,9 @@ from sklearn.datasets import load_digits
 import fastnoisy.audit.run as run_module
 from fastnoisy.analysis.report.decisions import changes_of, checked_decisions, known_name, read_decisions
 from fastnoisy.analysis.report.oddities import oddities
-from fastnoisy.audit.apply import (APPLIED, apply_decisions, apply_review, corrected_folder, origin_of,
-                                   source_samples, state_of, undo)
-from fastnoisy.audit.results import ResultFolder
+from fastnoisy.audit.apply import (apply_decisions, apply_review, corrected_folder, origin_of, source_samples,
+                                   state_of, undo)
+from fastnoisy.audit.results import APPLIED, ResultFolder
 from fastnoisy.audit.run import audit
 from fastnoisy.audit.sources import folder_images, labelled_csv, labelled_folder, labelled_npz
 from fastnoisy.cli import main

@@ -32,7 +32,7 @@ def examples_of(
     "The surest samples of each class that are not flagged"
     sure = report[~report.is_label_issue & report.given_label.notna()].sort_values('label_quality', ascending=False)
     n = max(20, MAX_EXAMPLES//max(n_classes, 1))
-    return {name: ids.to_numpy()[:n] for name,ids in sure.groupby('given_label', sort=False).sample_id}
+    return {name: np.array(ids)[:n] for name,ids in sure.groupby('given_label', sort=False).sample_id}
 
 def nearest_examples(
     ids, # Sample ids, (M,)
@@ -41,7 +41,7 @@ def nearest_examples(
     embedding, # (N, F) float32 tensor, row = sample id, or None
 )->list: # Of M lists of up to three sample ids, the nearest first
     "For each sample the most similar examples of a class; without an embedding its surest"
-    ids,res = np.asarray(ids),[[] for _ in ids]
+    ids,res = np.array(ids),[[] for _ in ids]
     classes = np.array([o if isinstance(o, str) else '' for o in classes], dtype=object)
     for name in {*classes} & examples.keys():
         rows,pool = np.flatnonzero(classes == name),examples[name]
@@ -61,7 +61,7 @@ def around(
     embedding, # (N, F) float32 tensor, or None
 )->list: # Of M arrays with the labels of the ten nearest samples; empty without an embedding
     "Which labels have the samples around each?"
-    ids,labels = np.asarray(ids),np.asarray(labels, dtype=object)
+    ids,labels = np.array(ids),np.asarray(labels, dtype=object)
     if embedding is None or len(embedding) <= N_AROUND: return [labels[:0]]*len(ids)
     found = nearest(embedding, N_AROUND + 1, queries=embedding[ids]).numpy()
     return [labels[near[near != i][:N_AROUND]] for i,near in zip(ids, found)]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 from ...core.checkpoint import whole_file
 from .cards import review_data
+from .legend import legend_of
 
 # %% ../../../nbs/analysis/report/page.ipynb #bcac3c31
 @contextmanager
@@ -69,23 +70,6 @@ def harmless(
     return f"'{value}"
 
 # %% ../../../nbs/analysis/report/page.ipynb #594aa8f1
-_LEGEND = {
-    'given label': 'the label that the sample has in your data',
-    'suggested label': 'the label that it should probably have',
-    'probability': 'how likely the given label is wrong, by the training. It is an estimate',
-    'label quality': 'from 0, suspicious, to 1, unsuspicious. It ranks; it is no probability',
-    'flagged': 'on the list: probably wrong, and the network would say another label',
-    'not flagged, next in the ranking': 'shown where few are flagged, so that you see where the list ends',
-    'nearly equal to a sample with another label': 'one of the two labels is wrong; its number is in near_duplicate',
-    'like no other sample': 'far from all others: damaged perhaps, or of a class that is not on the list',
-    'the consensus of the annotators is another label': 'weighed by how good each annotator and the network are, '
-        'another label wins than by counting votes',
-    'like it in ...': 'the three samples of the suggested class most similar to the network, among the surest of it',
-    'samples most like it': 'its ten nearest neighbours of any label, as the network sees them',
-    'usual for ...': 'in tables: median, and the range from the 10 to the 90 percentile; of words the two commonest',
-    'decided': 'accepted, kept, other label or unsure. Press the same button again to take it back'}
-_APPLY = 'fastnoisy apply decisions.csv'
-
 def _file(name): return (Path(__file__).parent/name).read_text(encoding='utf-8')
 
 def _checksum(text):
@@ -134,9 +118,10 @@ def _annotators(report):
     "The table of the annotators with its heading; nothing where there is one label per sample"
     if report.annotators is None: return ''
     table = report.annotators.reset_index()
-    words = ('quality: probability that a label of this annotator is right. agreement: share of the labels that are '
-             'the consensus. worst_class: the label that is the consensus least often.')
-    return f'<h3>Annotators</h3><p>{words}</p><div class="wide">{_table(table)}</div>'
+    return f'<h3>Annotators</h3><div class="wide">{_table(table)}</div>'
+
+def _legend(report):
+    return ''.join(f'<h3>{escape(name)}</h3><dl>{_definitions(rows)}</dl>' for name,rows in legend_of(report).items())
 
 def _definitions(rows):
     return ''.join(f'<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>' for k,v in rows.items())
@@ -151,9 +136,10 @@ def html_page(
     plots = dict(quality=report.plot_quality().figure, matrix=report.plot_matrix().figure)
     tables = dict(classes=_table(report.per_class.reset_index()), table=_table(rows, rows.is_label_issue),
                   annotators=_annotators(report))
+    how = report.how_to_apply()
     shown = f'The {len(rows)} most suspicious of {len(report)}.'
-    words = dict(summary=escape(report.summary()), legend=_definitions(_LEGEND), made=_definitions(report.made or {}))
+    words = dict(summary=escape(report.summary()), legend=_legend(report), made=_definitions(report.made or {}))
     return string.Template(_file('review.html')).substitute(
-        **words, **tables, shown=shown, apply=escape(_APPLY), style=style, script=script,
+        **words, **tables, shown=shown, apply=escape(how[0]), applied=escape(how[1]), style=style, script=script,
         policy=escape(_policy(style, script)), data=json_in_page(review_data(report, n)),
         **{k: _png(fig) for k,fig in plots.items()})

@@ -133,7 +133,7 @@ const pairOf = c => JSON.stringify([c.given, c.suggested]);
 const kinds = {flagged: ['flagged', c => c.flagged], other: ['not flagged', c => !c.flagged]};
 for (const name of new Set(cards.flatMap(c => c.marks))) kinds[name] = [name, c => c.marks.includes(name)];
 const splits = new Set(cards.map(c => c.more.split).filter(o => o));
-if (splits.size > 1) for (const name of splits) kinds['split ' + name] = ['split: ' + name, c => c.more.split === name];
+if (splits.size > 1 && splits.size < 10) for (const name of splits) kinds['split ' + name] = ['split: ' + name, c => c.more.split === name];
 function fill(select, rows) { select.replaceChildren(...rows.map(([value, text]) => element('option', {value}, text))); }
 function fillFilters() {
   const counts = new Map();

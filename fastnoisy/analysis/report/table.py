@@ -125,7 +125,7 @@ def _said_part(report):
 
 def _said_splits(report):
     "How many are flagged where; nothing where there is one set of samples only"
-    if 'split' not in report or report.split.nunique() < 2: return ''
+    if not report.has_valid: return '' # a column split may be the user's own
     groups = report.groupby('split', sort=False).is_label_issue
     said = ', '.join(f'{int(o.sum())} of the {len(o)} in {name!r}' for name,o in groups)
     problem = f' Of the validation labels none is flagged: {report.valid_problem}.' if report.valid_problem else ''
@@ -139,13 +139,17 @@ def _part_of(kind, *args, **kwargs):
 # %% ../../../nbs/analysis/report/table.ipynb #4417d15f
 class ReviewedTable(pd.DataFrame):
     "A table of labels that shows first what is read first, and takes back the decisions of a review"
-    whole = embedding = data_id = made = id_columns = annotators = None
+    whole = embedding = data_id = made = id_columns = feature_columns = annotators = None
     has_valid,valid_problem = False,''
 
     def view(self)->pd.DataFrame:
         "The table with the columns that are read first in front"
         first = [o for o in (*_FIRST, *(self.id_columns or ())) if o in self]
         return pd.DataFrame(self)[first + list(self.columns.drop(first))]
+
+    def how_to_apply(self)->tuple: # A command, and what it does
+        "What to do with the decisions of a review"
+        return "report.apply('decisions.csv')", 'says in Python which labels change.'
 
     def _heading(self):
         try: return self.summary()
@@ -171,7 +175,7 @@ class ReviewedTable(pd.DataFrame):
 class NoiseReport(ReviewedTable):
     "One row per training sample. `noise_rate`, `interval`, `per_class`, `transition` and `source` sum it up"
     _metadata = ['learn', 'vocab', 'source', 'separates', 'estimate', 'noise_rate', 'interval', 'per_class',
-                 'transition', 'whole', 'embedding', 'data_id', 'made', 'id_columns', 'annotators', 'undetermined',
+                 'transition', 'whole', 'embedding', 'data_id', 'made', 'id_columns', 'annotators', 'undetermined', 'feature_columns',
                  'verdict', 'has_valid', 'valid_problem']
     undetermined,verdict = '',None
 
@@ -242,6 +246,11 @@ def _check_has_data(learn):
 # %% ../../../nbs/analysis/report/table.ipynb #2fe4d6b2
 _OF_THE_REPORT = ('p_noisy', 'noise_probability', 'is_label_issue', 'given_label', 'suggested_label')
 
+def _estimate(learn, p):
+    "None where the validation labels are predicted by chance only"
+    try: return estimate_noise(learn, p)
+    except ValueError: return None
+
 def _sum_up(report, learn, p, given, suggested):
     "Noise rate, interval, transition matrix and classes of a report"
     is_issue,vocab = report.is_label_issue.values,report.vocab
@@ -249,9 +258,9 @@ def _sum_up(report, learn, p, given, suggested):
     known = class_ids(p.targets).numpy() >= 0
     can_tell = n_valid(learn.dls) >= MIN_LABELS and np.isfinite(p.logits.numpy()[known]).all()
     can_tell = can_tell and verdict is None and not report.undetermined
-    report.estimate = estimate_noise(learn, p) if can_tell else None
+    report.estimate = _estimate(learn, p) if can_tell else None
     report.noise_rate,report.interval = is_issue.mean(),share_interval(is_issue.mean(), len(report))
-    if can_tell: report.noise_rate,report.interval = report.estimate.rate,report.estimate.interval
+    if report.estimate is not None: report.noise_rate,report.interval = report.estimate.rate,report.estimate.interval
     if verdict is not None: report.noise_rate,report.interval = verdict.rate,verdict.interval
     if report.undetermined: report.noise_rate,report.interval = math.nan,(0., 1.)
     report.transition = transition_matrix(given, suggested, len(vocab))
@@ -281,7 +290,7 @@ def _filled(p, n, k):
     features[p.ids] = p.features
     return logits, given, features
 
-def _judge_valid(logits, given, problem):
+def _judge_valid(logits, given, problem, threshold):
     "Probability of the given label, predicted class, what is flagged, each (n,); and why nothing is"
     known = (given >= 0) & logits.isfinite().all(1)
     predicted = torch.where(known, logits.nan_to_num().argmax(1), -1).numpy()
@@ -291,7 +300,7 @@ def _judge_valid(logits, given, problem):
     if n and not problem: posterior = fit_noise(logits[known], given[known])[2]
     elif n: posterior = logits[known].softmax(1)
     if n: quality[known.numpy()] = posterior.gather(1, given[known][:,None])[:,0].numpy()
-    flags = (quality < .5) & (predicted != given.numpy()) & (not problem)
+    flags = (1 - quality > threshold) & (predicted != given.numpy()) & (not problem)
     return dict(quality=quality, predicted=predicted, flags=flags), problem
 
 class _ValidRows(NamedTuple):
@@ -302,13 +311,13 @@ class _ValidRows(NamedTuple):
     features:torch.Tensor
     problem:str
 
-def _valid_rows(learn, has_features, name, problem):
+def _valid_rows(learn, has_features, name, problem, threshold):
     n = n_valid(learn.dls)
     if not n: raise ValueError('valid=True, but this Learner has no validation samples: leave it out.')
     p = predict(learn, learn.dls.valid, features=has_features, progress=False)
     k = class_logits(p.logits).shape[1]
     logits,given,features = _filled(p, n, k)
-    found,problem = _judge_valid(logits, given, problem)
+    found,problem = _judge_valid(logits, given, problem, threshold)
     given,predicted = given.numpy(),found['predicted']
     suggested = np.where(found['flags'], predicted, given)
     p_noisy = np.full(n, math.nan) if problem else 1 - found['quality']
@@ -317,9 +326,9 @@ def _valid_rows(learn, has_features, name, problem):
                  suggested_label=name(suggested), noise_probability=p_noisy)
     return _ValidRows(table, given, suggested, features, problem)
 
-def _with_valid(report, learn, has_features, name, problem):
+def _with_valid(report, learn, *args):
     "The report with the validation samples behind those of the training, and what sums it up"
-    own = _valid_rows(learn, has_features, name, problem)
+    own = _valid_rows(learn, *args)
     rows = pd.DataFrame(own.table).assign(sample_id=np.arange(len(own.given)) + len(report), split='valid')
     both = pd.concat([pd.DataFrame(report.assign(split='train')), rows], ignore_index=True)
     both.insert(1, 'split', both.pop('split'))
@@ -332,6 +341,7 @@ def noise_report(
     learn, # A `Learner`, trained, with methods or without
     ranked:bool=False, # The most suspicious first? Else in the order of the data set
     valid:bool=False, # Judge the validation labels too? Their rows follow, and the column `split` says which is which
+    threshold:float=.5, # Noise probability above which a validation label is flagged, in (0, 1)
 )->NoiseReport:
     "What the training says about its labels. After any training; best with `ALSOCallback()` and `BMMFilterCallback()`"
     _check_has_data(learn)
@@ -366,7 +376,7 @@ def noise_report(
     res.source = 'loss' if source is None else source.name
     features = p.features
     if valid:
-        res,*more,valid_features = _with_valid(res, learn, features is not None, name, problem)
+        res,*more,valid_features = _with_valid(res, learn, features is not None, name, problem, threshold)
         given,suggested = (np.concatenate(o) for o in zip((given, suggested), more))
         is_issue,features = res.is_label_issue,None if features is None else torch.cat([features, valid_features])
         res.separates = bool(res.separates or is_issue.any())
