@@ -1,5 +1,5 @@
 "The package as people get it: metadata, wheel, imports, notebooks, README."
-import ast, configparser, os, shutil, subprocess, sys, tarfile, venv, zipfile
+import ast, configparser, os, re, shutil, subprocess, sys, tarfile, venv, zipfile
 from pathlib import Path
 import pytest
 import fastnoisy
@@ -23,6 +23,14 @@ def test_version_is_stated_once():
     "In `fastnoisy/__init__.py`; `setup.py` reads it there"
     assert 'version' not in settings()
     assert run(sys.executable, 'setup.py', '--version', cwd=root).split('\n')[-2] == fastnoisy.__version__
+
+def test_version_of_citation_and_changelog():
+    "They speak of the release that `__version__` names"
+    import yaml
+    cited = yaml.safe_load((root/'CITATION.cff').read_text(encoding='utf-8'))
+    sections = re.findall(r'^## (.+)$', (root/'CHANGELOG.md').read_text(encoding='utf-8'), flags=re.M)
+    assert cited['version'] == fastnoisy.__version__ and len(cited['references']) == 5
+    assert sections[:2] == ['Unreleased', f'{fastnoisy.__version__} ({cited["date-released"]})']
 
 def test_top_level():
     allowed = {*'setup.cfg setup.py settings.ini pyproject.toml README.md CHANGELOG.md LICENSE .ci .gitignore'.split(),
