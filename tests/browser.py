@@ -74,9 +74,9 @@ class Browser:
 
     def page(self, method, **params): return self.send(method, self.session, **params)
 
-    def open(self, file):
+    def open(self, file, ready='document.getElementById("count") !== null'):
         self.page('Page.navigate', url=Path(file).resolve().as_uri())
-        self.wait('document.readyState == "complete" && document.getElementById("count") !== null')
+        self.wait(f'document.readyState == "complete" && {ready}')
 
     def js(self, text):
         res = self.page('Runtime.evaluate', expression=text, returnByValue=True, awaitPromise=True, userGesture=True)

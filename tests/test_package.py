@@ -1,6 +1,7 @@
 "The package as people get it: metadata, wheel, imports, notebooks, README."
-import ast, configparser, os, shutil, subprocess, sys, tarfile, venv, zipfile
+import ast, configparser, os, re, shutil, subprocess, sys, tarfile, venv, zipfile
 from pathlib import Path
+import pandas as pd
 import pytest
 import fastnoisy
 from readme import readme, root
@@ -23,6 +24,14 @@ def test_version_is_stated_once():
     "In `fastnoisy/__init__.py`; `setup.py` reads it there"
     assert 'version' not in settings()
     assert run(sys.executable, 'setup.py', '--version', cwd=root).split('\n')[-2] == fastnoisy.__version__
+
+def test_version_of_citation_and_changelog():
+    "They speak of the release that `__version__` names"
+    import yaml
+    cited = yaml.safe_load((root/'CITATION.cff').read_text(encoding='utf-8'))
+    sections = re.findall(r'^## (.+)$', (root/'CHANGELOG.md').read_text(encoding='utf-8'), flags=re.M)
+    assert cited['version'] == fastnoisy.__version__ and len(cited['references']) == 5
+    assert sections[:2] == ['Unreleased', f'{fastnoisy.__version__} ({cited["date-released"]})']
 
 def test_top_level():
     allowed = {*'setup.cfg setup.py settings.ini pyproject.toml README.md CHANGELOG.md LICENSE .ci .gitignore'.split(),
@@ -170,6 +179,44 @@ def test_readme_is_made_from_the_index_notebook():
 def test_readme_has_the_two_commands():
     text = (root/'README.md').read_text(encoding='utf-8')
     assert "\npip install -e . && fastnoisy demo\n" in text and "\npip install -e '.[dev]' && pytest\n" in text
+
+def percent(column, digits=1): return f'{100*column.mean():.{digits}f} ± {100*column.std():.{digits}f} %'
+
+def readme_rows(head):
+    "Cells of the README's table whose heading begins so, without bold and code"
+    lines = (root/'README.md').read_text(encoding='utf-8').split('\n')
+    start = next(i for i,o in enumerate(lines) if o.startswith(head)) + 2
+    end = next(i for i in range(start, len(lines)) if not lines[i].startswith('|'))
+    return [[o.strip(' *`') for o in line.strip('|').split('|')] for line in lines[start:end]]
+
+def results(name): return pd.read_csv(root/'benchmarks/results'/name)
+
+def test_numbers_of_the_readme_digits():
+    found = results('compare_digits.csv').query('noise == .4')
+    rows = readme_rows('| | accuracy, last epoch | best epoch | finds')
+    assert [o[0] for o in rows] == ['plain training', 'LiLAWCallback()', 'loss_func=NCERCELoss()', 'ALSOCallback()']
+    for (_,last,best,auc),method in zip(rows, ('ce', 'lilaw', 'nce+rce', 'also')):
+        mine = found[found.method == method]
+        assert len(mine) == 3 and (last, best) == (percent(mine['last']), percent(mine.best))
+        assert auc == f'{mine.auc.mean():.3f}'.removeprefix('0')
+
+def test_numbers_of_the_readme_fashion():
+    detection = results('detection_fashion_mnist.csv').query("noise == 'symmetric:.4'")
+    detection = detection.drop_duplicates(['training', 'seed']).groupby('training')
+    wanted = [(detection.get_group(o).accuracy_last, detection.get_group(o).accuracy_best) for o in ('also', 'plain')]
+    longer = results('compare_fashion_mnist.csv').query("method == 'ce'")
+    short = results('peers_elr.csv').query("data == 'fashion10k' and noise == 'symmetric' and method == 'ce'")
+    wanted += [(longer['last'], longer.best), (short.accuracy_last, short.accuracy)]
+    rows = readme_rows('| | accuracy, last epoch | best epoch | repeat')
+    assert [row[1:3] for row in rows] == [[percent(last), percent(best)] for last,best in wanted]
+
+def test_numbers_of_the_readme_cost():
+    step,both = (results(o).set_index('method') for o in ('step.csv', 'confidence_cost.csv'))
+    ratios = [step.ratio[[o]] for o in ('core', 'lilaw')]
+    ratios.insert(1, step.ratio[['also', 'also+bmm', 'also+knn']])
+    wanted = [[', '.join(f'{v:.2f}' for v in o), ''] for o in ratios]
+    wanted += [[f'{both.to_plain[o]:.2f}', f'{both.to_floor[o]:.2f}'] for o in ('two', 'full')]
+    assert [row[1:3] for row in readme_rows('| | to plain training')] == wanted
 
 SOURCES = sorted([*(root/'fastnoisy').rglob('*.py'), *(root/'tests').rglob('*.py')])
 

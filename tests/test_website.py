@@ -1,6 +1,8 @@
 "The site made from the notebooks: text, reference, links, and that nothing comes from the network."
 import ast
+from pathlib import Path
 import pytest
+from browser import CHROMIUM, Browser
 from website import (argument_table, build, cells_of, definitions, faults, markdown, pages, reference, root, sidebar,
                      slug, symbols, text_of, title_of)
 
@@ -81,6 +83,69 @@ def test_names_lead_to_pages():
     names = symbols()
     assert names['ELRCallback'] == 'callback/elr.ipynb#ELRCallback' and not any(o.startswith('_') for o in names)
 
+ROWS = [('ce', '72.0 ± 1.6 / 92.6', '1'), ('elr', '9.5 (one seed)', 'NaN'), ('also', '96.6 ± 0.5', '1,002'),
+        ('gce', '', '-3'), ('<a href="#x">peer</a>', '−1.5', '.5')]
+
+def result_table(head, rows):
+    cells = '\n'.join('<tr>' + ''.join(f'<td>{o}</td>' for o in row) + '</tr>' for row in rows)
+    return f'<div class="output"><table><thead>{head}</thead><tbody>{cells}</tbody></table></div>'
+
+def shown(browser, column=0):
+    "What the visible rows of the first table hold in a column"
+    return browser.js(f"[...document.querySelector('table').tBodies[0].rows].filter(o => o.offsetParent)"
+                      f".map(o => o.cells[{column}].textContent)")
+
+def table_page(folder, *tables):
+    "A page with tables, their script beside it"
+    script = (Path(__file__).parent/'scripts/tables.js').read_text(encoding='utf-8')
+    (folder/'a.html').write_text(f'<meta charset=utf-8><script>{script}</script>' + ''.join(tables), encoding='utf-8')
+    return folder/'a.html'
+
+@pytest.mark.skipif(CHROMIUM is None, reason='needs Chromium')
+def test_tables_are_sorted_and_filtered(tmp_path):
+    head = '<tr><th>method</th><th>last</th><th>n</th></tr>'
+    short = result_table(head, ROWS[:4])
+    names = ['ce', 'elr', 'also', 'gce', 'peer']
+    with Browser(tmp_path, (800, 600)) as b:
+        b.open(table_page(tmp_path, result_table(head, ROWS), short), 'true')
+        assert b.js("document.querySelectorAll('.table-tools').length") == 1 # a short one stays as it is
+        assert shown(b) == names
+        b.click('th:nth-child(2) button')
+        assert shown(b) == ['peer', 'elr', 'ce', 'also', 'gce'] # what is not known comes last
+        assert b.js("document.querySelector('th:nth-child(2)').ariaSort") == 'ascending'
+        b.click('th:nth-child(2) button')
+        assert shown(b) == ['also', 'ce', 'elr', 'peer', 'gce']
+        b.click('th:nth-child(2) button')
+        assert shown(b) == names and b.js("document.querySelector('th:nth-child(2)').ariaSort") == 'none'
+        b.js("document.querySelector('th:nth-child(3) button').focus()")
+        b.key('Enter')
+        assert shown(b, 2) == ['-3', '.5', '1', '1,002', 'NaN']
+        b.click('th:nth-child(1) button')
+        assert shown(b) == sorted(names) and b.js("document.querySelector('th:nth-child(3)').ariaSort") == 'none'
+        b.click('input')
+        b.key(*'E 5')
+        assert shown(b) == ['elr', 'peer'] and b.js("document.querySelector('output').value") == '2 of 5 rows'
+        b.js("document.querySelector('input').select()")
+        b.key('Delete')
+        assert len(shown(b)) == 5 and b.js("document.querySelector('output').value") == ''
+        assert b.problems() == []
+
+@pytest.mark.skipif(CHROMIUM is None, reason='needs Chromium')
+def test_cells_over_several_rows_are_repeated(tmp_path):
+    "As pandas writes an index of two levels, with two rows of headings"
+    import pandas as pd
+    index = pd.MultiIndex.from_product([['digits', 'fashion'], ['ce', 'also', 'elr']], names=['data', 'method'])
+    frame = pd.DataFrame(dict(last=[3, 1, 2, 6, 4, 5]), index=index)
+    page = table_page(tmp_path, f'<div class="output">{frame.to_html()}</div>')
+    with Browser(tmp_path, (800, 600)) as b:
+        b.open(page, 'true')
+        assert b.js("[...document.querySelectorAll('button')].map(o => o.textContent)") == ['last', 'data', 'method']
+        b.click('button')
+        assert shown(b, 2) == list('123456')
+        assert shown(b) == ['digits']*3 + ['fashion']*3 and shown(b, 1) == ['also', 'elr', 'ce']*2
+        b.choose('input', 'fashion also')
+        assert shown(b, 2) == ['4']
+
 @pytest.mark.slow
 def test_the_site_is_made_without_a_warning(tmp_path):
     "`build` ends with what is wrong: warnings, links, files from the network, missing pages"
@@ -90,3 +155,11 @@ def test_the_site_is_made_without_a_warning(tmp_path):
     assert '<p><span><math' in (site/'losses/robust.html').read_text(encoding='utf-8')
     assert 'id="ALSOCallback"' in page and '<details' in page and '<math' in page and 'frame-worker.js' in page
     assert (site/'search.js').stat().st_size > 100_000
+    methods = (site/'callback/index.html').read_text(encoding='utf-8')
+    assert 'src="../tables.js"' in methods and '<div class="output">\n<table>' in methods
+    if CHROMIUM is None: return
+    with Browser(tmp_path, (1280, 900)) as b:
+        b.open(site/'callback/index.html', 'document.querySelector(".table-tools")')
+        before = shown(b)
+        b.click('.output button.sort')
+        assert shown(b) == sorted(before, key=str.lower) and b.problems() == []

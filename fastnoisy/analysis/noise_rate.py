@@ -9,7 +9,6 @@ __all__ = ['MIN_LABELS', 'MAX_LABELS', 'share_interval', 'NoiseEstimate', 'n_val
 import math
 from dataclasses import dataclass
 import numpy as np
-from torch import Tensor
 from fastai.learner import Learner
 from ..core.predict import Predictions, predict
 from ..core.sample_loss import class_ids, class_logits

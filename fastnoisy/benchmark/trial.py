@@ -16,7 +16,7 @@ from fastai.optimizer import Adam, OptimWrapper
 import fastnoisy
 from .train import SCHEDULES, train_one
 from ..callback.dynamics import DynamicsCallback
-from ..models import ARCHS, model_maker as _model_maker, resnet18_32
+from ..models import model_maker as _model_maker
 from .datasets import DATASETS
 from ..analysis.metrics import MEASURES, model_scores
 from ..analysis.detection import Detection, wrong_samples

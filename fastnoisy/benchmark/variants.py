@@ -8,7 +8,6 @@ __all__ = ['VARIANTS', 'FAR', 'INPUT_NOISES', 'check_variant', 'add_noise', 'Res
 # %% ../../nbs/benchmark/variants.ipynb #bd915c73
 from copy import copy
 import numpy as np
-import torch
 import torch.nn.functional as F
 from fasttransform import Pipeline, Transform
 from fastai.torch_core import TensorImageBase

@@ -13,9 +13,8 @@ import torch
 from fastai.callback.core import CancelFitException
 from fastai.torch_core import get_model
 from fastcore.basics import patch
-from torch import Tensor
 from ..analysis.noise_rate import n_valid
-from ..analysis.noisy_accuracy import centred_means, paired_difference
+from ..analysis.noisy_accuracy import paired_difference
 from ..core.checks import require
 from ..core.distributed import from_every
 from ..core.learner import methods_of, start_epoch

@@ -15,7 +15,7 @@ from fastcore.basics import GetAttr
 from fastcore.foundation import L, is_indexer
 from fasttransform import Pipeline
 from fastai.data.core import DataLoaders, Datasets, TfmdLists
-from fastai.data.load import DataLoader, _FakeLoader
+from fastai.data.load import _FakeLoader
 from fastai.data.transforms import get_c
 from fastai.tabular.core import Tabular
 

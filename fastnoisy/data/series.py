@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from fastcore.meta import delegates
 from fastai.data.core import DataLoaders
 from fastai.data.external import fastai_path

@@ -6,7 +6,6 @@
 __all__ = ['taylor_loss', 'TaylorLoss', 'tempered_softmax', 'bi_tempered_loss', 'BiTemperedLoss']
 
 # %% ../../nbs/losses/tempered.ipynb #dcc8e445
-import math
 import torch
 from torch import Tensor
 from .base import RobustLoss, checked, known_slope, log_probs, map_at_target, powers

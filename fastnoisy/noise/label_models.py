@@ -8,7 +8,6 @@ __all__ = ['CLASS_MAPS', 'class_map', 'AsymmetricNoise', 'TransitionNoise', 'Adj
 
 # %% ../../nbs/noise/label_models.ipynb #7a36e293
 from dataclasses import dataclass
-from math import sqrt
 from numbers import Integral
 
 import numpy as np

@@ -200,6 +200,10 @@ def table_html(text):
     "A table of pandas without the style that it carries along"
     return re.sub(r'<style scoped>.*?</style>', '', text, flags=re.S).replace('border="1"', '')
 
+def output_text(text):
+    "Markdown that a cell shows; a table is marked as an output, as those of pandas are"
+    return f'<div class="output" markdown>\n\n{text}\n\n</div>' if re.search(r'^\|', text, flags=re.M) else text
+
 KINDS = 'image/png','image/jpeg','text/html','text/markdown','text/plain'
 
 def outputs(cell, folder, page, n):
@@ -215,7 +219,7 @@ def outputs(cell, folder, page, n):
         elif kind == 'text/html':
             table = re.sub(r'\n\s*\n', '\n', table_html(text_of(data[kind])))
             yield f'<div class="output">\n{table}\n</div>'
-        elif kind == 'text/markdown': yield text_of(data[kind])
+        elif kind == 'text/markdown': yield output_text(text_of(data[kind]))
         elif kind and not text_of(data[kind]).startswith('<'):
             yield f'```text\n{text_of(data[kind]).rstrip()}\n```'
 
@@ -238,7 +242,8 @@ def page_text(page, folder, names):
         if cell['cell_type'] == 'markdown': parts.append(markdown(text_of(cell['source']), page, names))
         elif cell['cell_type'] == 'code':
             for o in code_cell(cell, folder, page, n):
-                parts.append(o if o.startswith(('```', '<', '!', '???')) else markdown(o, page, names))
+                made = o.startswith(('```', '<', '!', '???')) and not o.startswith('<div class="output" markdown>')
+                parts.append(o if made else markdown(o, page, names))
     return '\n\n'.join(parts) + '\n'
 
 FEATURES = ['navigation.tabs', 'navigation.top', 'navigation.footer', 'navigation.sections', 'toc.follow',
@@ -250,6 +255,15 @@ CSS = '''
 .output { overflow-x: auto; margin: 1em 0; } .output table { font-size: .68rem; border-collapse: collapse; }
 .output th, .output td { padding: .25em .8em; text-align: right; }
 .output td { border-top: .05rem solid var(--md-typeset-table-color); }
+.output button.sort { all: unset; cursor: pointer; font-weight: 700; }
+.output button.sort:focus-visible { outline: .1rem solid var(--md-accent-fg-color); outline-offset: .1rem; }
+.output button.sort::after { content: "↕"; opacity: .35; padding-left: .3em; font-weight: 400; }
+.output [aria-sort="ascending"] .sort::after { content: "↑"; opacity: 1; }
+.output [aria-sort="descending"] .sort::after { content: "↓"; opacity: 1; }
+.output tr[hidden] { display: none; }
+.table-tools { display: flex; gap: .8em; align-items: baseline; font-size: .68rem; margin: 1em 0 -.6em; }
+.table-tools input { font: inherit; color: inherit; background: none; padding: .2em .6em; border-radius: .2rem;
+  border: .05rem solid var(--md-default-fg-color--lighter); max-width: 14em; }
 .md-typeset img { max-width: 100%; }
 [data-md-color-scheme="slate"] .md-typeset img { background: #fff; border-radius: .3rem; }
 .md-typeset details.abstract { font-size: .64rem; border: 0; box-shadow: none; background: none; }
@@ -271,6 +285,7 @@ docs_dir = "pages"
 site_dir = "site"
 use_directory_urls = false
 extra_css = ["extra.css"]
+extra_javascript = ["tables.js"]
 nav = {toml(nav)}
 [project.theme]
 font = false
@@ -307,6 +322,7 @@ def write_pages(out):
         file.write_text(page_text(page, file.parent, names), encoding='utf-8')
     shutil.copytree(root/'nbs/images', folder/'images', dirs_exist_ok=True)
     (folder/'extra.css').write_text(CSS, encoding='utf-8')
+    shutil.copy(Path(__file__).with_name('tables.js'), folder)
     config(out)
 
 SHIM = """// A page that is opened from a disk may start no worker: the search runs in a hidden frame instead.
