@@ -18,7 +18,9 @@ from .callback.co_teaching import CoTeachingCallback
 from .callback.confidence import TwoModelConfidenceCallback
 from .callback.disagreement import CoTeachingPlusCallback
 from .callback.elr import ELRCallback
+from .callback.elr_plus import ELRPlusCallback
 from .callback.divide_mix import DivideMixCallback
+from .callback.fine import FINECallback
 from .callback.ido import IDOCallback
 from .callback.knn import KNNCorrectionCallback
 from .callback.lilaw import LiLAWCallback

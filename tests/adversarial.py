@@ -41,8 +41,10 @@ from fastnoisy.callback.co_teaching import CoTeachingCallback
 from fastnoisy.callback.confidence import TwoModelConfidenceCallback
 from fastnoisy.callback.disagreement import CoTeachingPlusCallback, DecouplingCallback, JoCoRCallback
 from fastnoisy.callback.divide_mix import DivideMixCallback
+from fastnoisy.callback.fine import FINECallback
 from fastnoisy.callback.dynamics import DynamicsCallback
 from fastnoisy.callback.elr import ELRCallback
+from fastnoisy.callback.elr_plus import ELRPlusCallback
 from fastnoisy.callback.ido import IDOCallback
 from fastnoisy.callback.knn import KNNCorrectionCallback
 from fastnoisy.callback.lilaw import LiLAWCallback
@@ -125,10 +127,10 @@ def checkpoints(rng, folder):
 # numbers out of range
 
 CALLBACKS = (ALSOCallback, BMMFilterCallback, CDRCallback, CoTeachingCallback, CoTeachingPlusCallback,
-             DecouplingCallback, DivideMixCallback, DynamicsCallback, ELRCallback, IDOCallback, JoCoRCallback,
-             KNNCorrectionCallback, LiLAWCallback, MCorrectionCallback, PlantedErrorsCallback, SATCallback,
-             SELCCallback, SOPCallback, SOPPlusCallback, TransitionCallback, TwoModelConfidenceCallback,
-             VolMinNetCallback)
+             DecouplingCallback, DivideMixCallback, DynamicsCallback, ELRCallback, ELRPlusCallback, FINECallback,
+             IDOCallback, JoCoRCallback, KNNCorrectionCallback, LiLAWCallback, MCorrectionCallback,
+             PlantedErrorsCallback, SATCallback, SELCCallback, SOPCallback, SOPPlusCallback, TransitionCallback,
+             TwoModelConfidenceCallback, VolMinNetCallback)
 NEEDED = {BMMFilterCallback: dict(signal='loss'), IDOCallback: dict(view=lambda x, seed: x)} # on data that are no images
 HOSTILE = (-1, 0, 1, 2, .5, 1e-30, 1e30, -1e30, math.nan, math.inf, -math.inf, 10**20, True, None, '', 'a', '5', [],
            [1, 2], (), {}, b'x', np.float32(.5), np.int64(3), torch.tensor(.5), torch.tensor([1., 2.]), object)

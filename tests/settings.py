@@ -10,7 +10,9 @@ from fastnoisy.callback.co_teaching import CoTeachingCallback
 from fastnoisy.callback.confidence import TwoModelConfidenceCallback
 from fastnoisy.callback.disagreement import CoTeachingPlusCallback, DecouplingCallback, JoCoRCallback
 from fastnoisy.callback.elr import ELRCallback
+from fastnoisy.callback.elr_plus import ELRPlusCallback
 from fastnoisy.callback.divide_mix import DivideMixCallback
+from fastnoisy.callback.fine import FINECallback
 from fastnoisy.callback.ido import IDOCallback
 from fastnoisy.callback.knn import KNNCorrectionCallback
 from fastnoisy.callback.lilaw import LiLAWCallback
@@ -90,6 +92,7 @@ def peer_keeps(name): return lambda learn: {'kept': getattr(learn, name).kept.va
 def divide_mix_moves(learn): return {f'peer.{k}': v for k,v in learn.divide_mix.peer.model.state_dict().items()}
 def also_keeps(learn): return {'also': learn.also.pi.all()}
 def elr_keeps(learn): return {'targets': learn.elr.targets.all()}
+def elr_plus_keeps(learn): return {'targets': learn.elr_plus.targets.all()}
 def selc_keeps(learn): return {'average': learn.selc.average.all()}
 def sop_keeps(learn): return {'u': learn.sop.u.all(), 'v': learn.sop.v.all()}
 def sop_plus_keeps(learn): return {'u': learn.sop_plus.u.all(), 'v': learn.sop_plus.v.all()}
@@ -121,6 +124,9 @@ SETTINGS = {
                         keeps=also_keeps, other_classes=_classes),
     'cdr': Setting(lambda: dict(cbs=CDRCallback(.3)), ('gradients',)),
     'elr': Setting(lambda: dict(cbs=ELRCallback()), ('loss',), keeps=elr_keeps, other_classes=_classes),
+    'elr+': Setting(lambda **options: dict(cbs=ELRPlusCallback(**options)), ('loss',), moves=peer_moves('elr_plus'),
+                    keeps=elr_plus_keeps, other_classes=_model, mixup='leave MixUp and', processes=False, fresh=True,
+                    text=lambda make_model: dict(model_maker=make_model)),
     'selc': Setting(lambda **options: dict(cbs=selc(**options)), ('labels',), keeps=selc_keeps,
                     other_classes=_classes, text=lambda make_model: dict(warmup=1)), # when it knows something
     'sat': Setting(lambda **options: dict(cbs=sat(**options)), ('labels', 'weights'), keeps=sat_keeps,
@@ -132,6 +138,8 @@ SETTINGS = {
     'divide-mix': Setting(lambda **options: dict(cbs=divide_mix(**options)), ('loss',), moves=divide_mix_moves,
                           other_classes=_model, mixup='leave MixUp and', processes=False, fresh=True,
                           text=lambda make_model: dict(peer=make_model())),
+    'fine': Setting(lambda: dict(cbs=early(FINECallback, by=.48, min_per_class=1)), ('mask',), other_classes=_classes,
+                    processes=False), # what it keeps does not fill their batches
     'm-correction': Setting(lambda: dict(cbs=m_correction()), ('labels', 'loss'), other_classes=_classes),
     'forward': Setting(lambda **options: dict(cbs=transition(**options)), ('loss',),
                        text=lambda make_model: dict(T=.9*np.eye(2) + .05),
@@ -173,6 +181,8 @@ VARIANTS = {
                           processes=False),
     'strong': Setting(lambda: dict(cbs=early(IDOCallback, per_class=False)), ('weights', 'loss'), data=with_images,
                       processes=False),
+    'averaged': Setting(lambda: dict(cbs=ELRPlusCallback(networks=1, alpha=0.)), ('loss',), keeps=elr_plus_keeps,
+                        moves=peer_moves('elr_plus'), other_classes=_model),
     'planted': Setting(lambda: dict(cbs=PlantedErrorsCallback(.2)), ('labels',)),
     'noisy-valid': Setting(lambda: dict(cbs=NoisyValidCallback(restore=False))),
     'label-wave': Setting(lambda: dict(cbs=LabelWaveCallback(stop=False, restore=False))),

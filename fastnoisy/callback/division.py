@@ -50,6 +50,7 @@ class DivisionCallback(MethodCallback):
     "Base of methods that divide the training set by a mixture of its losses, after each epoch past a warm-up"
     kept = 'p_clean','given','suggested','prior','names' # of a division, in checkpoints
     p_threshold = .5 # Probability of a right label below which it is a label issue
+    features,divided_by = False,'losses' # Does `values` look at the features of the samples? What it gives, in words
     def __init__(self,
         warmup, # Epochs of plain training, >= 1, counted over all fits; or a share of the fit's epochs, in (0, 1)
         by='gaussian', # How losses are split, see `split_clean`
@@ -60,6 +61,21 @@ class DivisionCallback(MethodCallback):
     def networks(self)->list: # Of models
         "Whose losses are looked at"
         return [get_model(self.model)]
+
+    def values(self,
+        said:list, # `Predictions` of each network
+        given:Tensor, # Given class ids, (N,); -1 = not read
+    )->list: # Of arrays or tensors (N,), one for each network, high = suspicious
+        "What the training set is divided by: the losses"
+        return [o.losses for o in said]
+
+    def forms_groups(self, values, given):
+        "Do the values of a network form two groups?"
+        return has_two_modes(values, self.by)
+
+    def split(self, values, given):
+        "Probability of a right label, (N,) array, from the values of a network"
+        return split_clean(values, self.by)
 
     def refined(self,
         p_clean:Tensor, # Probability that the given labels are right, (N,), NaN = not read
@@ -89,21 +105,26 @@ class DivisionCallback(MethodCallback):
         self.n_epochs += 1
         if self.n_epochs >= self._first: self.divide()
 
-    def divide(self):
-        "Divide the training set by the losses of all networks; where they form one group, an earlier division stays"
-        each = [predict(self.learn, model=o) for o in self.networks()]
-        separate,self._looks = all(has_two_modes(o.losses, self.by) for o in each),self._looks + 1
-        if self.separates and not separate: return
-        self.given,self.separates = class_ids(each[0].targets),separate
-        probs = torch.stack([class_logits(o.logits).softmax(1) for o in each]).mean(0)
-        self.p_clean = torch.stack([torch.from_numpy(split_clean(o.losses, self.by)).float() for o in each])
-        self.prior,refined = class_shares(self.given, probs.shape[1]),self.refined(self.p_clean.mean(0), probs)
-        self.suggested = torch.where(refined.isnan().any(1) | (self.given < 0), -1, refined.argmax(1))
+# %% ../../nbs/callback/division.ipynb #24f7f8f5
+@patch
+def divide(self:DivisionCallback):
+    "Divide the training set by what all networks say; where it forms one group, an earlier division stays"
+    each = [predict(self.learn, model=o, features=self.features) for o in self.networks()]
+    given = class_ids(each[0].targets)
+    values,self._looks = self.values(each, given),self._looks + 1
+    separate = all(self.forms_groups(o, given) for o in values)
+    if self.separates and not separate: return
+    self.given,self.separates = given,separate
+    probs = torch.stack([class_logits(o.logits).softmax(1) for o in each]).mean(0)
+    self.p_clean = torch.stack([torch.from_numpy(self.split(o, given)).float() for o in values])
+    self.prior,refined = class_shares(self.given, probs.shape[1]),self.refined(self.p_clean.mean(0), probs)
+    self.suggested = torch.where(refined.isnan().any(1) | (self.given < 0), -1, refined.argmax(1))
 
-    def _warn(self):
-        if self._looks and not self.separates: warnings.warn(
-            f'{type(self).__name__}: the losses never formed two groups, so training was plain. Train longer, or '
-            'lower the learning rate; or perhaps hardly any label is wrong.')
+@patch
+def _warn(self:DivisionCallback):
+    if self._looks and not self.separates: warnings.warn(
+        f'{type(self).__name__}: the {self.divided_by} never formed two groups, so training was plain. Train longer, '
+        'or lower the learning rate; or perhaps hardly any label is wrong.')
 
 # %% ../../nbs/callback/division.ipynb #46181332
 @patch
