@@ -1,4 +1,5 @@
 "What holds for every method of the registry on a device: the contract of test_contract.py, and files that travel."
+from functools import cache
 import numpy as np, pytest, torch
 from fastai.basics import Learner, load_learner
 from fastai.callback.training import GradientAccumulation
@@ -75,19 +76,29 @@ def test_accumulated_gradients(method):
 
 TRAVELS = dict(stays=(DEVICE, DEVICE), leaves=(DEVICE, 'cpu'), comes=('cpu', DEVICE))
 
+@cache
+def uninterrupted(method, device, folder):
+    "Three epochs, with a file of each; the folder is that of the method"
+    learn = make_on(device, method, folder, bs=8, cbs=[SampleCallback()])
+    learn.fit_one_cycle(3, LR, cbs=SaveModelCallback(every_epoch=True, with_opt=True, fname=torch.device(device).type))
+    return learn
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+    at = tmp_path_factory.mktemp('uninterrupted')
+    yield {o: at/str(i) for i,o in enumerate(ALL)}
+    uninterrupted.cache_clear()
+
 @pytest.mark.parametrize('travel', TRAVELS)
-def test_resumed_is_uninterrupted(method, travel, tmp_path):
+def test_resumed_is_uninterrupted(method, travel, folders):
     "A training that goes on elsewhere, from the file of its second epoch, ends as one that never stopped"
     if method == 'gjs': pytest.skip('its views depend on the steps of the fit, which begin anew')
-    written,read = TRAVELS[travel]
-    def learner(device): return make_on(device, method, tmp_path, bs=8, cbs=[SampleCallback()])
-    saves = dict(cbs=SaveModelCallback(every_epoch=True, with_opt=True))
-    learner(written).fit_one_cycle(3, LR, **saves)
-    whole,resumed = learner(read),learner(read)
-    whole.fit_one_cycle(3, LR)
-    resumed.load('model_1')
+    (written,read),folder = TRAVELS[travel],folders[method]
+    uninterrupted(method, written, folder)
+    resumed = make_on(read, method, folder, bs=8, cbs=[SampleCallback()])
+    resumed.load(f'{torch.device(written).type}_1')
     resumed.fit_one_cycle(3, LR, start_epoch=2)
-    assert_alike(whole, resumed)
+    assert_alike(uninterrupted(method, read, folder), resumed)
 
 def test_loaded_before_the_model_is_there(method, trained, tmp_path):
     "`load` into a Learner whose model is still on the CPU, which `fit` moves"
