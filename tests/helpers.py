@@ -151,6 +151,10 @@ def write_cifar(folder, python, n=4):
     (folder/('batches.meta' if python else 'batches.meta.txt')).write_bytes(b'')
     return parts
 
+def first_learnt(right):
+    "The visit at which a sample is right for the second time running, one more than all if never"
+    return next((i + 1 for i in range(1, len(right)) if right[i] and right[i-1]), len(right) + 1)
+
 def by_hand(z, y, times=None, sigma2=1e-4):
     "All cheap scores of one sample from its list of logits, in plain Python"
     p,losses,margins,errors,right = [],[],[],[],[]
@@ -171,7 +175,7 @@ def by_hand(z, y, times=None, sigma2=1e-4):
     return dict(loss=losses[-1], running_loss=mean(losses), confidence=mu,
                 variability=math.sqrt(mean([(v-mu)**2 for v in p])), aleatoric=mean([v*(1-v) for v in p]),
                 aum=mean(margins), el2n=mean(errors), forgetting=forgotten if any(right) else n,
-                wrong_events=right.count(False),
+                wrong_events=right.count(False), first_learnt=first_learnt(right),
                 cnlcu=psi - sigma2*(times + sigma2*math.log(2*times)/times**2)/(n - sigma2))
 
 class Brighten(RandTransform):

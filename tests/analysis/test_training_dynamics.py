@@ -11,7 +11,8 @@ from fastnoisy.analysis.training_dynamics import (SCORES, Score, ScoreState, bat
                                                   label_probability, last_layer_norms, loss_bound, margin,
                                                   model_norms, register_score, soft_truncated)
 
-CHEAP = ['loss', 'running_loss', 'confidence', 'variability', 'aleatoric', 'aum', 'el2n', 'forgetting', 'wrong_events', 'cnlcu']
+CHEAP = ['loss', 'running_loss', 'confidence', 'variability', 'aleatoric', 'aum', 'el2n', 'forgetting', 'wrong_events',
+         'first_learnt', 'cnlcu']
 
 def recording(n=30, epochs=7, k=4, dtype=torch.float64, seed=0):
     "Logits (epochs, n, k) that drift towards the label, and labels (n,)"
@@ -132,6 +133,19 @@ def test_an_id_twice_in_a_batch():
     assert raw['loss'][:2].tolist() == [1., 1.] and raw['running_loss'][:2].tolist() == [pytest.approx(18/6), 3.]
     assert state.seen.tolist() == [6., 2., 0.]
 
+@pytest.mark.parametrize('right, expected', [('1100', 2), ('0110', 3), ('1010', 5), ('0000', 5), ('0111', 3), ('1001', 5)])
+def test_first_learnt_is_the_second_time_running(right, expected):
+    state = ScoreState(2, ['first_learnt'])
+    for o in right: state.update(torch.tensor([1]), wrong=torch.tensor([1. - int(o)]))
+    raw = state.raw()['first_learnt']
+    assert raw[1] == expected and np.isnan(raw[0])
+
+def test_a_state_of_before_first_learnt_is_read():
+    old = {k: v for k,v in play(*recording()).state_dict().items() if k not in ('streak', 'learnt')}
+    state = ScoreState(30, CHEAP)
+    state.load_state_dict(old)
+    assert (state.learnt == 0).all() and (state.seen == 7).all()
+
 def test_order_within_a_batch_does_not_matter():
     logits,y = recording(n=20, epochs=6)
     a,b = ScoreState(20, CHEAP),ScoreState(20, CHEAP)
@@ -169,7 +183,7 @@ def test_frame():
     assert frame.aum_quality.min() == 0 and frame.aum_quality.max() == 1
 
 def test_only_what_is_needed_is_kept_and_nothing_grows():
-    size = lambda s: sum(o.numel()*o.element_size() for o in (s.sums, s.last, s.forgotten))
+    size = lambda s: sum(o.numel()*o.element_size() for o in (s.sums, s.last, s.forgotten, s.streak, s.learnt))
     assert size(ScoreState(1000, 'aum')) == 1000*(2*8 + 4 + 4)
     state = ScoreState(30, CHEAP)
     before = size(state)
@@ -190,8 +204,10 @@ def test_merge_of_consecutive_parts():
     whole,a,b = play(logits, y),play(logits[:3], y),play(logits[3:], y)
     a.merge(b)
     for o in CHEAP:
-        if o != 'forgetting': np.testing.assert_allclose(a.raw()[o], whole.raw()[o])
+        if o not in ('forgetting', 'first_learnt'): np.testing.assert_allclose(a.raw()[o], whole.raw()[o])
     assert (a.raw()['forgetting'] <= whole.raw()['forgetting']).all()
+    late,expected = a.raw()['first_learnt'],whole.raw()['first_learnt'] # what happens between the parts is lost
+    assert (late >= expected).all() and (late == expected)[expected <= 3].all()
 
 def test_saved_state_goes_on_where_it_stopped():
     logits,y = recording()
@@ -199,7 +215,7 @@ def test_saved_state_goes_on_where_it_stopped():
     sd = first.state_dict()
     kept = copy.deepcopy(sd)
     play(logits[3:], y, state=first)
-    assert all(torch.equal(sd[o], kept[o]) for o in ('sums', 'last', 'forgotten')) # a copy, not a view
+    assert all(torch.equal(sd[o], kept[o]) for o in ('sums', 'last', 'forgotten', 'streak', 'learnt')) # a copy, not a view
     again = ScoreState(30, CHEAP)
     again.load_state_dict(sd)
     play(logits[3:], y, state=again)

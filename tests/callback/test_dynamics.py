@@ -83,7 +83,7 @@ def test_frame_columns():
     assert list(fitted(DynamicsCallback('aum'), n=1).dynamics.scores()) == ['aum']
 
 def test_default_is_every_cheap_score():
-    assert DynamicsCallback().wanted == [o for o in EVERY if o not in ('grand', 'grand_full')] and len(DynamicsCallback().wanted) == 14
+    assert DynamicsCallback().wanted == [o for o in EVERY if o not in ('grand', 'grand_full')] and len(DynamicsCallback().wanted) == 15
 
 def test_scores_find_wrong_labels():
     table = fitted(DynamicsCallback(), n=12).dynamics.detection()
