@@ -158,7 +158,7 @@ def test_reason():
     row = next(small_report().itertuples(index=False))
     said = reason(row, .031, ['cat', 'dog', 'dog'], 'dog', 'also')
     assert said == ("Its label quality (by also) is among the lowest 3.1% of all, and the network predicts 'dog'; "
-                    "of the 3 samples most like it 1 have the given label, 2 are labelled 'dog'.")
+                    "of the 3 samples most like it 1 has the given label, 2 are labelled 'dog'.")
 
 def test_data_id():
     "Of places, names and labels; the folder may move"

@@ -91,7 +91,7 @@ def legend_of(
     own = {o: said_column(o, report.id_columns or ()) for o in report.view() if o not in features}
     more = ['n', 'n_issues', 'noise_rate']
     if report.annotators is not None: more += [report.annotators.index.name, *report.annotators]
-    columns = {**{o: said_column(o) for o in more}, **own}
+    columns = {**own, **{o: said_column(o) for o in more if o not in own}}
     columns = {o: text or 'a number of the method or the person who added it to the report' for o,text in columns.items()}
     if len(features): columns[', '.join(features)] = said_column(features[0], (), features)
     return {'On the cards': CARDS, 'Filters, orders and buttons': FILTERS, 'Columns of the tables': columns}
