@@ -502,3 +502,25 @@ def test_apply_on_a_plain_report():
     assert report[report.given_label == 'dog'].apply(decisions).sample_id.tolist() == [0, 2] # checked with the whole
     with pytest.raises(ValueError, match='on other data'): report.apply(decisions.assign(data_id='x'))
     assert report.apply(lambda o: o.name).tolist() == list(report) # pandas' own still is there
+
+@needs_browser
+def test_long_names_keep_their_end_and_nothing_is_cut(tmp_path):
+    "The end of a file's name tells it from the others; a wide row scrolls from its first column"
+    report = small_report()
+    long = [f'/a/long/way/to/{"x"*200}/a_scan_with_a_long_name_{i:04}.png' for i in range(24)]
+    report['item'] = report.whole['item'] = long
+    report.data_id = None
+    first = card_rows(report, 10).iloc[0]
+    with Browser(tmp_path, (1280, 1000)) as browser:
+        browser.open(report.to_html(tmp_path/'r.html', n=10))
+        title = browser.js('document.querySelector(".card h3").textContent')
+        assert title.endswith(f'ng_name_{first.sample_id:04}.png') and len(title) < 30
+        assert browser.js('document.querySelector(".card h3").title').endswith(first['item'])
+        assert browser.js('[...document.querySelectorAll(".card h3")].every(o => o.scrollWidth <= o.clientWidth)')
+        browser.key('a') # bold
+        assert browser.js('[...document.querySelectorAll(".buttons button")].every(o => o.scrollWidth <= o.clientWidth)')
+        browser.js('document.querySelectorAll("details").forEach(o => { o.open = true; })')
+        assert browser.js('document.documentElement.scrollWidth') <= 1280
+        heads = browser.js('[...document.querySelectorAll("footer th")].map(o => o.offsetHeight)')
+        assert max(heads) < 40 # names of columns on one line
+        assert browser.problems() == []

@@ -181,7 +181,7 @@ const nameOf = c => c.item;
 const titleOf = c => /^\d+$/.test(c.item) ? (c.row === null ? 'sample ' : 'row ') + c.item : (c.row === null ? '' : 'row ' + c.row + ': ') + c.item;
 function shortTitle(c) { // the end of a long name tells more than the folders before it
   const name = c.item.split(/[\\/]/).pop(), row = titleOf(c).slice(0, titleOf(c).length - c.item.length);
-  return row + (name.length > 30 ? name.slice(0, 9) + '…' + name.slice(-20) : name);
+  return row + (name.length > 22 ? name.slice(0, 5) + '…' + name.slice(-16) : name);
 }
 const percent = p => p === null ? 'not known' : p > .995 ? 'over 99 %' : p < .005 ? 'under 1 %' : Math.round(100*p) + ' %';
 function picture(text, alt) {
