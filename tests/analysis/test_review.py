@@ -158,7 +158,7 @@ def test_reason():
     row = next(small_report().itertuples(index=False))
     said = reason(row, .031, ['cat', 'dog', 'dog'], 'dog', 'also')
     assert said == ("Its label quality (by also) is among the lowest 3.1% of all, and the network predicts 'dog'; "
-                    "of the 3 samples most like it 1 have the given label, 2 are labelled 'dog'.")
+                    "of the 3 samples most like it 1 has the given label, 2 are labelled 'dog'.")
 
 def test_data_id():
     "Of places, names and labels; the folder may move"
@@ -502,3 +502,25 @@ def test_apply_on_a_plain_report():
     assert report[report.given_label == 'dog'].apply(decisions).sample_id.tolist() == [0, 2] # checked with the whole
     with pytest.raises(ValueError, match='on other data'): report.apply(decisions.assign(data_id='x'))
     assert report.apply(lambda o: o.name).tolist() == list(report) # pandas' own still is there
+
+@needs_browser
+def test_long_names_keep_their_end_and_nothing_is_cut(tmp_path):
+    "The end of a file's name tells it from the others; a wide row scrolls from its first column"
+    report = small_report()
+    long = [f'/a/long/way/to/{"x"*200}/a_scan_with_a_long_name_{i:04}.png' for i in range(24)]
+    report['item'] = report.whole['item'] = long
+    report.data_id = None
+    first = card_rows(report, 10).iloc[0]
+    with Browser(tmp_path, (1280, 1000)) as browser:
+        browser.open(report.to_html(tmp_path/'r.html', n=10))
+        title = browser.js('document.querySelector(".card h3").textContent')
+        assert title.endswith(f'ng_name_{first.sample_id:04}.png') and len(title) < 30
+        assert browser.js('document.querySelector(".card h3").title').endswith(first['item'])
+        assert browser.js('[...document.querySelectorAll(".card h3")].every(o => o.scrollWidth <= o.clientWidth)')
+        browser.key('a') # bold
+        assert browser.js('[...document.querySelectorAll(".buttons button")].every(o => o.scrollWidth <= o.clientWidth)')
+        browser.js('document.querySelectorAll("details").forEach(o => { o.open = true; })')
+        assert browser.js('document.documentElement.scrollWidth') <= 1280
+        heads = browser.js('[...document.querySelectorAll("footer th")].map(o => o.offsetHeight)')
+        assert max(heads) < 40 # names of columns on one line
+        assert browser.problems() == []

@@ -179,6 +179,10 @@ function element(tag, attributes, ...children) {
 }
 const nameOf = c => c.item;
 const titleOf = c => /^\d+$/.test(c.item) ? (c.row === null ? 'sample ' : 'row ') + c.item : (c.row === null ? '' : 'row ' + c.row + ': ') + c.item;
+function shortTitle(c) { // the end of a long name tells more than the folders before it
+  const name = c.item.split(/[\\/]/).pop(), row = titleOf(c).slice(0, titleOf(c).length - c.item.length);
+  return row + (name.length > 22 ? name.slice(0, 5) + '…' + name.slice(-16) : name);
+}
 const percent = p => p === null ? 'not known' : p > .995 ? 'over 99 %' : p < .005 ? 'under 1 %' : Math.round(100*p) + ' %';
 function picture(text, alt) {
   const res = element('img', {alt, src: 'data:image/webp;base64,' + text, decoding: 'async'});
@@ -244,7 +248,7 @@ function draw(place) {
   }
   const alt = title + ', given label ' + c.given;
   const res = element('article', {class: 'card', 'data-id': c.id, tabindex: '-1', 'aria-label': alt + ', suggested ' + said, 'aria-posinset': place + 1, 'aria-setsize': view.length},
-    element('h3', {title}, title), labels, element('div', {class: 'show', tabindex: '-1'}, show(c.id, alt, c)), facts, nearOf(c), buttons);
+    element('h3', {title}, shortTitle(c)), labels, element('div', {class: 'show', tabindex: '-1'}, show(c.id, alt, c)), facts, nearOf(c), buttons);
   return res;
 }
 function paint(card, c) {
