@@ -3,8 +3,8 @@ import ast
 from pathlib import Path
 import pytest
 from browser import CHROMIUM, Browser
-from website import (argument_table, build, cells_of, definitions, faults, markdown, pages, reference, root, sidebar,
-                     slug, symbols, text_of, title_of)
+from website import (argument_table, build, cells_of, definitions, faults, markdown, on_a_screen, pages, reference, root,
+                     sidebar, slug, symbols, text_of, title_of)
 
 SOURCE = '''#| export
 @patch
@@ -59,6 +59,10 @@ def test_formulas():
     assert '<div class="equation">' in block and '\\' not in block and '<mn>2</mn>' in block
 
 def test_anchors(): assert slug('Your own method, and `your` data?') == 'your-own-method-and-your-data'
+
+def test_progress_bars_leave_no_trace():
+    bars = '█\repoch  accuracy\n█\r\rEpoch 1/2 : |█---| 0 %\rEpoch 1/2 : |██--| 50 %\r1   0.9\n'
+    assert on_a_screen(bars + 'plain\r\n\nmore\n') == 'epoch  accuracy\n1   0.9\nplain\n\nmore'
 
 def test_every_page_has_a_title_and_says_what_it_is_about():
     for page in pages():

@@ -16,7 +16,7 @@ from common import RESULTS, Rows, arguments, means, measure, tasks
 import pandas as pd, torch
 from fastnoisy.benchmark.train import train_one
 from fastnoisy.data.digits import digits_dls
-from fastnoisy.core.registry import METHODS
+from fastnoisy.methods import METHODS
 from fastnoisy.models import small_cnn
 
 NOISE = 'symmetric:.4'

@@ -206,12 +206,17 @@ def output_text(text):
 
 KINDS = 'image/png','image/jpeg','text/html','text/markdown','text/plain'
 
+def on_a_screen(text):
+    "Of each line what is seen in the end: a progress bar writes over itself, a carriage return at a time"
+    lines = [o.rstrip('\r').rpartition('\r')[2].rstrip() for o in text.split('\n')]
+    return '\n'.join(o for o in lines if o != '█').rstrip()
+
 def outputs(cell, folder, page, n):
     "The outputs of a cell; images become files beside the page"
     for i,o in enumerate(cell.get('outputs', [])):
         data = o.get('data', {})
         kind = next((k for k in KINDS if k in data), None)
-        if o['output_type'] == 'stream': yield f'```text\n{text_of(o["text"]).rstrip()}\n```'
+        if o['output_type'] == 'stream': yield f'```text\n{on_a_screen(text_of(o["text"]))}\n```'
         elif kind and kind.startswith('image'):
             name = f'{Path(page).stem}-{n}-{i}.{kind[6:]}'
             (folder/name).write_bytes(base64.b64decode(text_of(data[kind])))
