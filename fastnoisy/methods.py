@@ -16,12 +16,14 @@ from .callback.bmm import BMMFilterCallback
 from .callback.cdr import CDRCallback
 from .callback.co_teaching import CoTeachingCallback
 from .callback.confidence import TwoModelConfidenceCallback
+from .callback.cores2 import CORES2Callback
 from .callback.disagreement import CoTeachingPlusCallback
 from .callback.elr import ELRCallback
 from .callback.divide_mix import DivideMixCallback
 from .callback.ido import IDOCallback
 from .callback.knn import KNNCorrectionCallback
 from .callback.lilaw import LiLAWCallback
+from .callback.meta import L2RCallback, MetaWeightNetCallback
 from .callback.m_correction import MCorrectionCallback
 from .callback.self_adaptive import SATCallback, SELCCallback
 from .callback.sop import SOPCallback, SOPPlusCallback
