@@ -16,6 +16,7 @@ from .callback.bmm import BMMFilterCallback
 from .callback.cdr import CDRCallback
 from .callback.co_teaching import CoTeachingCallback
 from .callback.confidence import TwoModelConfidenceCallback
+from .callback.cores2 import CORES2Callback
 from .callback.disagreement import CoTeachingPlusCallback
 from .callback.elr import ELRCallback
 from .callback.elr_plus import ELRPlusCallback
@@ -24,6 +25,7 @@ from .callback.fine import FINECallback
 from .callback.ido import IDOCallback
 from .callback.knn import KNNCorrectionCallback
 from .callback.lilaw import LiLAWCallback
+from .callback.meta import L2RCallback, MetaWeightNetCallback
 from .callback.m_correction import MCorrectionCallback
 from .callback.self_adaptive import SATCallback, SELCCallback
 from .callback.sop import SOPCallback, SOPPlusCallback

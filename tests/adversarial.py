@@ -39,6 +39,7 @@ from fastnoisy.callback.bmm import BMMFilterCallback
 from fastnoisy.callback.cdr import CDRCallback
 from fastnoisy.callback.co_teaching import CoTeachingCallback
 from fastnoisy.callback.confidence import TwoModelConfidenceCallback
+from fastnoisy.callback.cores2 import CORES2Callback
 from fastnoisy.callback.disagreement import CoTeachingPlusCallback, DecouplingCallback, JoCoRCallback
 from fastnoisy.callback.divide_mix import DivideMixCallback
 from fastnoisy.callback.fine import FINECallback
@@ -49,10 +50,11 @@ from fastnoisy.callback.ido import IDOCallback
 from fastnoisy.callback.knn import KNNCorrectionCallback
 from fastnoisy.callback.lilaw import LiLAWCallback
 from fastnoisy.callback.m_correction import MCorrectionCallback
+from fastnoisy.callback.meta import L2RCallback, MetaWeightNetCallback
 from fastnoisy.callback.planted import PlantedErrorsCallback
 from fastnoisy.callback.self_adaptive import SATCallback, SELCCallback
 from fastnoisy.callback.sop import SOPCallback, SOPPlusCallback
-from fastnoisy.callback.transition import TransitionCallback, VolMinNetCallback
+from fastnoisy.callback.transition import GLCCallback, TransitionCallback, VolMinNetCallback
 from fastnoisy.cli import main as command_line
 from fastnoisy.core.method import MethodCallback
 from fastnoisy.noise.human import HumanNoise, annotator_noise, read_labels
@@ -126,11 +128,11 @@ def checkpoints(rng, folder):
 
 # numbers out of range
 
-CALLBACKS = (ALSOCallback, BMMFilterCallback, CDRCallback, CoTeachingCallback, CoTeachingPlusCallback,
+CALLBACKS = (ALSOCallback, BMMFilterCallback, CDRCallback, CORES2Callback, CoTeachingCallback, CoTeachingPlusCallback,
              DecouplingCallback, DivideMixCallback, DynamicsCallback, ELRCallback, ELRPlusCallback, FINECallback,
-             IDOCallback, JoCoRCallback, KNNCorrectionCallback, LiLAWCallback, MCorrectionCallback,
-             PlantedErrorsCallback, SATCallback, SELCCallback, SOPCallback, SOPPlusCallback, TransitionCallback,
-             TwoModelConfidenceCallback, VolMinNetCallback)
+             GLCCallback, IDOCallback, JoCoRCallback, KNNCorrectionCallback, L2RCallback, LiLAWCallback,
+             MCorrectionCallback, MetaWeightNetCallback, PlantedErrorsCallback, SATCallback, SELCCallback,
+             SOPCallback, SOPPlusCallback, TransitionCallback, TwoModelConfidenceCallback, VolMinNetCallback)
 NEEDED = {BMMFilterCallback: dict(signal='loss'), IDOCallback: dict(view=lambda x, seed: x)} # on data that are no images
 HOSTILE = (-1, 0, 1, 2, .5, 1e-30, 1e30, -1e30, math.nan, math.inf, -math.inf, 10**20, True, None, '', 'a', '5', [],
            [1, 2], (), {}, b'x', np.float32(.5), np.int64(3), torch.tensor(.5), torch.tensor([1., 2.]), object)

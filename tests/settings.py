@@ -7,6 +7,7 @@ from fastnoisy.callback.also import ALSOCallback
 from fastnoisy.callback.bmm import BMMFilterCallback, evaluation_losses
 from fastnoisy.callback.cdr import CDRCallback
 from fastnoisy.callback.co_teaching import CoTeachingCallback
+from fastnoisy.callback.cores2 import CORES2Callback
 from fastnoisy.callback.confidence import TwoModelConfidenceCallback
 from fastnoisy.callback.disagreement import CoTeachingPlusCallback, DecouplingCallback, JoCoRCallback
 from fastnoisy.callback.elr import ELRCallback
@@ -17,11 +18,12 @@ from fastnoisy.callback.ido import IDOCallback
 from fastnoisy.callback.knn import KNNCorrectionCallback
 from fastnoisy.callback.lilaw import LiLAWCallback
 from fastnoisy.callback.m_correction import MCorrectionCallback
+from fastnoisy.callback.meta import L2RCallback, MetaWeightNetCallback
 from fastnoisy.callback.noisy_valid import LabelWaveCallback, NoisyValidCallback
 from fastnoisy.callback.planted import PlantedErrorsCallback
 from fastnoisy.callback.self_adaptive import SATCallback, SELCCallback
 from fastnoisy.callback.sop import SOPCallback, SOPPlusCallback
-from fastnoisy.callback.transition import TransitionCallback, VolMinNetCallback
+from fastnoisy.callback.transition import GLCCallback, TransitionCallback, VolMinNetCallback
 from fastnoisy.core.method import MethodCallback
 from fastnoisy.core.views import shifted
 from fastnoisy.noise.label_noise import LabelNoise
@@ -59,6 +61,7 @@ def divide_mix(**kwargs): return DivideMixCallback(warmup=1, by=.8, **kwargs)
 def m_correction(**kwargs): return MCorrectionCallback(warmup=1, **{'by': .8, **kwargs})
 def selc(**kwargs): return SELCCallback(**{'warmup': 0, **kwargs})
 def sat(**kwargs): return SATCallback(**{'warmup': 0, **kwargs})
+def weight_net(**kwargs): return MetaWeightNetCallback(**{'lr': .01, **kwargs})
 def transition(**kwargs): return TransitionCallback(**{'T': .7*np.eye(3) + .1, **kwargs})
 def flipped(x): return x.flip(-1)
 
@@ -75,6 +78,10 @@ def with_images(dls):
     for dl in dls.loaders: dl.dataset.x = dl.dataset.x.view(-1, 1, 2, 2)
     return dls
 
+def as_they_are(dls):
+    "Of a method that is told of samples by their ids: not for sets of other sizes"
+    return dls
+
 def with_truth(dls):
     dls.noise = LabelNoise(dls.train.dataset.true, dls.train.dataset.y, 3)
     return dls
@@ -84,6 +91,7 @@ def lilaw_moves(learn): return {'lilaw': learn.lilaw.state.params}
 def confidence_moves(learn): return {f'robust.{k}': v for k,v in learn.confidence.robust_model.state_dict().items()}
 def co_teaching_moves(learn): return {f'peer.{k}': v for k,v in learn.co_teaching.peer.model.state_dict().items()}
 def co_teaching_keeps(learn): return {'kept': learn.co_teaching.kept.values}
+def weight_net_moves(learn): return {'weight_net': learn.meta_weight_net.w.detach()}
 def peer_moves(name):
     def of(learn): return {f'peer.{k}': v for k,v in getattr(learn, name).peer.model.state_dict().items()}
     return of
@@ -156,6 +164,14 @@ SETTINGS = {
                      **beside('jocor', noise_rate=0, lam=.1)),
     'ido': Setting(lambda: dict(cbs=early(IDOCallback, at_least=10, view=shifted)), ('weights', 'loss'),
                    data=with_images, keeps=ido_keeps, processes=False),
+    'l2r': Setting(lambda **options: dict(cbs=L2RCallback(**options)), ('weights',), processes=False,
+                   text=lambda make_model: dict(meta_of='head')),
+    'meta-weight-net': Setting(lambda **options: dict(cbs=weight_net(**options)), ('weights',), processes=False,
+                               moves=weight_net_moves, text=lambda make_model: dict(meta_of='head', lr=1e-3)),
+    'glc': Setting(lambda **options: dict(cbs=early(GLCCallback, range(0, 32, 2))), ('mask',), data=as_they_are,
+                   other_classes=_classes),
+    'cores2': Setting(lambda **options: dict(cbs=CORES2Callback(warmup=0, ramp=1, **options)), ('weights', 'loss'),
+                      other_classes='knows 3 classes, and the model predicts 4'),
     'co-teaching': Setting(lambda **options: dict(cbs=co_teaching(**options)), **_peers), # a copy: classes have no order
 }
 

@@ -12,18 +12,17 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 from fastcore.basics import patch
-from fastai.torch_core import to_device, to_float
+from fastai.torch_core import to_float
 from ..analysis.training_dynamics import Score, register_score
 from ..core.checks import require
-from ..core.ignored import ignored_rows, some_rows
-from ..core.loaders import RandomBatches, batch_size, inputs_and_targets
+from ..core.loaders import RandomBatches, batch_size
 from ..core.modules import forward_aside, in_32_bits, prediction, same_autocast
 from ..core.predict import predict
 from ..core.method import MethodCallback
 from ..core.sample_loss import class_ids, class_logits, sample_losses, unmixed
 from ..core.registry import register_method
 from ..core.distributed import mean_across, n_processes
-from ..core.hypergradient import VIRTUAL_STEPS, hypergradient
+from ..core.hypergradient import VIRTUAL_STEPS, hypergradient, labelled_batch, valid_loader
 
 # %% ../../nbs/callback/lilaw.ipynb #f2e7a953
 TERMS = 'alpha', 'beta', 'delta'
@@ -232,7 +231,7 @@ class LiLAWCallback(MethodCallback):
     delta = property(lambda self: self.state.params[2].item(), doc='Its value now')
 
     def begin_fit(self):
-        dl = self.meta_dl if self.meta_dl is not None else self._valid()
+        dl = self.meta_dl if self.meta_dl is not None else valid_loader(self.dls, 'LiLAW')
         self._skipped = False
         self.state.begin(next(self.model.parameters()).device)
         self._batches = RandomBatches(dl, self.meta_bs or batch_size(self.dls.train), self.seed, start=self.state.n)
@@ -269,25 +268,7 @@ def active(self:LiLAWCallback):
     return self.n_epochs >= self.warmup
 
 @patch
-def _valid(self:LiLAWCallback):
-    loaders = self.dls.loaders
-    if len(loaders) > 1 and len(loaders[1].dataset): return loaders[1]
-    raise ValueError('LiLAW learns its three numbers on validation batches, but dls has no validation data. '
-                     'Split some off (`valid_pct=0.2`), or give another labelled loader as `meta_dl`.')
-
-@patch
-def _draw(self:LiLAWCallback, tries=100):
-    for _ in range(tries):
-        b = to_device(next(self._batches), next(self.model.parameters()).device, non_blocking=True)
-        xb,yb = inputs_and_targets(self.dls, b)
-        if not len(yb):
-            raise ValueError('The validation batches for LiLAW have no targets: give a labelled loader as `meta_dl`.')
-        class_ids(yb[0], 'validation')
-        ignored = ignored_rows(yb, unmixed(self.learn.loss_func)[0], self._batches.least)
-        if ignored is None: return xb,yb
-        if not ignored.all(): return some_rows(xb, ~ignored),some_rows(yb, ~ignored)
-    raise ValueError(f'{tries} validation batches for LiLAW have no label that the loss does not ignore: give a '
-                     'labelled loader as `meta_dl`.')
+def _draw(self:LiLAWCallback): return labelled_batch(self.learn, self._batches, 'LiLAW')
 
 # %% ../../nbs/callback/lilaw.ipynb #545b6095
 @patch

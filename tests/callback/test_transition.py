@@ -1,14 +1,16 @@
 "Loss correction: identities of the three uses, estimates of a known matrix, and the callbacks in training."
 import math, warnings
-import pytest, torch
+import numpy as np, pytest, torch
 import torch.nn.functional as F
+from fastai.basics import Callback, CrossEntropyLossFlat, DataLoaders, Learner
 from fastai.callback.mixup import MixUp
 from fastnoisy.analysis.transition import (TransitionMatrix, anchor_matrix, backward_labels, dual_matrix,
                                            estimate_transition, forward_logits, forward_weights, noise_posterior,
                                            trusted_matrix)
-from fastnoisy.callback.transition import (TransitionCallback, VolMinNetCallback, is_dominant, learnt_matrix,
-                                           volume_start)
-from helpers import LR, make, make_dls, weights_of
+from fastnoisy.callback.transition import (GLCCallback, TransitionCallback, VolMinNetCallback, is_dominant,
+                                           learnt_matrix, volume_start)
+from fastnoisy.core.predict import predict
+from helpers import LR, N, linear, make, make_dls, weights_of
 from settings import transition
 
 T = torch.tensor([[.8, .2, 0], [.1, .7, .2], [.1, .1, .8]])
@@ -243,3 +245,59 @@ def test_volmin_learns_the_matrix():
     M = learn.vol_min.matrix.T
     assert is_dominant(M) or M.diagonal().min() > .5
     assert (M[torch.arange(3), (torch.arange(3) + 1) % 3] > M[torch.arange(3), (torch.arange(3) + 2) % 3]).all()
+
+# gold loss correction
+
+def glc_learner(trusted, epochs=3, dls=None, cbs=(), **kwargs):
+    cbs = [GLCCallback(trusted, **kwargs), *cbs]
+    learn = Learner(dls or make_dls(), linear(), loss_func=CrossEntropyLossFlat(), cbs=cbs)
+    with learn.no_bar(), learn.no_logging(): learn.fit(epochs, 1e-2)
+    return learn
+
+class LossOfRows(Callback):
+    "What the rows of the last batch cost in the training, and what they cost with the plain loss"
+    order,run_valid = 45,False
+    def before_fit(self): self.loaded = []
+    def before_train(self): self.loaded.append([])
+    def after_loss(self):
+        self.loaded[-1].append(self.learn.sample_ids)
+        self.plain,self.ids = self.learn.sample_loss.detach(),self.learn.sample_ids
+        said = self.learn.glc.batch_loss(self.learn.sample_loss)
+        self.said = None if said is None else torch.where(said[1], said[0], self.learn.sample_loss).detach()
+
+def test_glc_takes_the_matrix_from_the_trusted_samples():
+    "They are left out of the warm-up; then their loss is the plain one, and that of the others the corrected one"
+    trusted = np.arange(0, N, 3)
+    learn = glc_learner(trusted, 1, warmup=1, cbs=[LossOfRows()])
+    seen = torch.cat(learn.loss_of_rows.loaded[0])
+    found = predict(learn)
+    expected = trusted_matrix(found.logits[trusted].softmax(1), found.targets[trusted])
+    torch.testing.assert_close(learn.glc.matrix.T, expected)
+    assert sorted(seen.tolist()) == [i for i in range(N) if i % 3]
+    learn.glc.matrix = TransitionMatrix(.7*np.eye(3) + .1)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
+    rows,is_trusted = learn.loss_of_rows,torch.as_tensor(np.isin(learn.loss_of_rows.ids, trusted))
+    assert len(torch.cat(rows.loaded[0])) == N and 0 < is_trusted.sum() < len(is_trusted)
+    assert torch.equal(rows.said == rows.plain, is_trusted)
+
+def test_glc_by_the_validation_set():
+    learn = glc_learner(None, 2, warmup=1)
+    assert learn.glc.matrix is not None and not learn.glc.is_trusted.any()
+
+def test_glc_corrects_where_any_sample_of_a_blend_is_not_trusted():
+    learn = glc_learner(np.arange(0, N, 2), 1, warmup=1)
+    learn.glc.matrix = TransitionMatrix(.7*np.eye(3) + .1)
+    rows = []
+    class Rows(Callback):
+        order,run_valid = 45,False
+        def after_loss(self):
+            partners = self.learn.loss_func.__self__.yb1[0].rows
+            rows.append((self.learn.glc.batch_loss(self.learn.sample_loss)[1], self.learn.sample_ids, partners))
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2, cbs=[MixUp(.4), Rows()])
+    for said,ids,partners in rows: assert torch.equal(said, (ids % 2 == 1) | (ids[partners] % 2 == 1))
+
+def test_glc_without_anything_to_learn_from_or_to_correct():
+    with pytest.raises(ValueError, match='trusted: all 64'): glc_learner(range(N))
+    with pytest.raises(ValueError, match='trusted.*from 0 to 63'): glc_learner([N])
+    with pytest.raises(ValueError, match='as `trusted`, or a validation set'):
+        glc_learner(None, dls=DataLoaders(make_dls().train, device='cpu'))
