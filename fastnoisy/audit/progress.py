@@ -62,7 +62,8 @@ class EpochProgress(Callback):
         every:float=.2, # Seconds between two changes of the line
     ):
         self.n_epochs,self.every = n_epochs,every
-        self.n_done,self.started,self.line,self.written,self.said = 0,None,None,0.,''
+        self.started = self.line = None
+        self.n_done,self.written,self.said = 0,0.,''
 
     def before_fit(self):
         if self.started is None: self.started = time.monotonic()
@@ -95,8 +96,8 @@ class EpochProgress(Callback):
         if self.line is not None: self.line.end()
 
 # %% ../../nbs/audit/progress.ipynb #c95a8d61
-_OTHERS = ('fastai', 'fastcore', 'fastprogress', 'fasttransform', 'torch', 'torchvision', 'timm', 'huggingface_hub', 'PIL',
-           'pandas', 'numpy', 'matplotlib', 'sklearn', 'scipy', 'spacy', 'tsai', 'pyarrow')
+_OTHERS = ('fastai', 'fastcore', 'fastprogress', 'fasttransform', 'torch', 'torchvision', 'timm', 'huggingface_hub',
+           'PIL', 'pandas', 'numpy', 'matplotlib', 'sklearn', 'scipy', 'spacy', 'tsai', 'pyarrow')
 
 @contextmanager
 def quiet_packages():

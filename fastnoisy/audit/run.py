@@ -262,7 +262,7 @@ def corrected_copy(
 # %% ../../nbs/audit/run.ipynb #3fd6f59c
 _NO_TABLES = {**dict.fromkeys(['.xlsx', '.xls', '.ods'], 'a spreadsheet: save it as CSV ("CSV UTF-8").'),
               **dict.fromkeys(['.json', '.jsonl'], 'JSON: save it as CSV, one row per sample.'),
-              **dict.fromkeys(['.jpg', '.jpeg', '.png'], 'one image: give the folder, with a sub-folder for each class.'),
+              **dict.fromkeys(['.jpg', '.jpeg', '.png'], 'one image: give the folder, with a sub-folder per class.'),
               **dict.fromkeys(['.zip', '.tar', '.gz', '.tgz', '.7z'], 'an archive: unpack it, and give the folder.')}
 
 def _near_name(path):
@@ -282,6 +282,7 @@ def kind_of_source(
     if path.suffix.lower() in _NO_TABLES: raise ValueError(f'{path} is {_NO_TABLES[path.suffix.lower()]}')
     return 'npz' if head.startswith((b'PK', b'\x93NUMPY')) else 'csv'
 
+# %% ../../nbs/audit/run.ipynb #9f476b92
 def _checked_source(path, csv, npz):
     "What is given, and its kind"
     given = {name: o for name,o in dict(path=path, csv=csv, npz=npz).items() if o is not None}

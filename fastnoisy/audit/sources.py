@@ -214,7 +214,8 @@ def _unlabelled_note(source, splits):
 
 def _labelled_splits(source, splits, skip):
     "Images in train, valid and so on; those of a class that is not in train are left out"
-    paths,labels,names,notes = [],[],[],_unlabelled_note(source, splits)
+    paths,labels,names = [],[],[]
+    notes = _unlabelled_note(source, splits)
     for name,folder in splits.items():
         files,own = _class_files(folder, source, skip)
         notes += own
@@ -226,7 +227,8 @@ def _labelled_splits(source, splits, skip):
     rows = [i for i,o in enumerate(labels) if o in known]
     problem = f'its class has no images in {names[0]}'
     left_out = [(i, str(paths[i]), problem) for i,o in enumerate(labels) if o not in known]
-    res = _labelled_files(source, [paths[i] for i in rows], [labels[i] for i in rows], rows, left_out, notes)
+    def kept(values): return [values[i] for i in rows]
+    res = _labelled_files(source, kept(paths), kept(labels), rows, left_out, notes)
     res.splits = np.array(names, dtype=object)[res.rows]
     if (res.splits != names[0]).all(): raise ValueError(f'{splits[names[0]]} has no image that can be read.')
     res.said_splits = _split_note(dict.fromkeys(res.splits), pd.Series(res.splits).value_counts())
@@ -357,7 +359,8 @@ def _kappa(a, b):
     expected = shares[0].mul(shares[1], fill_value=0).sum()
     return (agree - expected)/max(1 - expected, 1e-9)
 
-def _said_known(names): return f'Left out because they are labels too, by the record of the copy: the column {_listed(names)}.'
+def _said_known(names):
+    return f'Left out because they are labels too, by the record of the copy: the column {_listed(names)}.'
 
 def _other_labels(table, labels, csv, names):
     "Columns that are labels too and are left out; notes on these, and on those that look like it"
@@ -369,8 +372,8 @@ def _other_labels(table, labels, csv, names):
         return values.nunique() > 1 and {*values} <= vocab and _kappa(values.to_numpy(), labels[values.index]) > .3
     rest = table.drop(columns=[*names, *known]).reset_index(drop=True)
     alike = [o for o in rest if rest[o].nunique() <= len(vocab) and is_alike(rest[o])]
-    if alike: notes.append(f'The column {_listed(alike)} has the names of the classes as values, and mostly agrees with '
-                           'the label. Is it a label too, of another annotator? Then name it in --y, or take it out.')
+    if alike: notes.append(f'The column {_listed(alike)} has the names of the classes as values and mostly agrees '
+                           'with the label. Is it a label too, of another annotator? Name it in --y, or take it out.')
     return known,notes
 
 # %% ../../nbs/audit/sources.ipynb #24e4856b
@@ -395,6 +398,7 @@ def _check_classes(csv, labels, y):
     raise ValueError(f'{csv}: the labels in {_listed(label_columns(y))} are {what or "hardly ever equal"}, {n_classes} '
                      f'different ones in {n} rows, but classes are needed. Is it the right column (--y)?')
 
+# %% ../../nbs/audit/sources.ipynb #2aec262d
 def _read_csv(csv, text_columns):
     "The CSV, some of its columns as stripped texts"
     texts = read_texts(csv)

@@ -41,7 +41,8 @@ def test_the_legend_explains_every_column_and_every_filter(audited, tmp_path):
         assert len(shown) > 25 and {'patient', 'anna', 'worst_class', 'planted_label_quality'} <= {*shown}
         assert {*shown} <= columns, {*shown} - columns
         assert UNKNOWN not in words.values() and all(len(o) > 10 for o in words.values())
-        filters = browser.js('[...document.querySelectorAll("#filters label")].map(o => o.firstChild.textContent.trim())')
+        filters = browser.js('[...document.querySelectorAll("#filters label")].map('
+                             'o => o.firstChild.textContent.trim())')
         assert len(filters) == 6 and {*filters} <= {*words}, {*filters} - {*words}
         for select in ('state', 'kind', 'order'):
             for option in texts(browser, f'#{select} option'):
@@ -64,7 +65,8 @@ def test_the_head_says_what_to_do_and_how_it_was_made(audited, tmp_path):
     assert [bool(re.search(o, s)) for o,s in zip(('Accept.*Keep.*Other.*Unsure', 'similarity', 'Save', 'Export'), steps)
             ] == [True]*4 and 'fastnoisy apply decisions.csv' in steps[3]
     assert re.fullmatch(r'\d{4}-\d\d-\d\d \d\d:\d\d', made['date'])
-    assert all(o in made['versions'] for o in (f'fastnoisy {fastnoisy.__version__}', 'fastai 2.', 'torch 2.', 'Python 3.'))
+    versions = f'fastnoisy {fastnoisy.__version__}', 'fastai 2.', 'torch 2.', 'Python 3.'
+    assert all(o in made['versions'] for o in versions)
     assert '3 epochs, on cpu' in made['trained'] and made['data'].endswith('t.csv')
     for o in ('above a probability of 0.6', '16 samples in a batch', 'seed 5', 'errors planted in 10%'):
         assert o in made['settings'], o

@@ -518,7 +518,8 @@ def test_long_names_keep_their_end_and_nothing_is_cut(tmp_path):
         assert browser.js('document.querySelector(".card h3").title').endswith(first['item'])
         assert browser.js('[...document.querySelectorAll(".card h3")].every(o => o.scrollWidth <= o.clientWidth)')
         browser.key('a') # bold
-        assert browser.js('[...document.querySelectorAll(".buttons button")].every(o => o.scrollWidth <= o.clientWidth)')
+        assert browser.js('[...document.querySelectorAll(".buttons button")].every('
+                          'o => o.scrollWidth <= o.clientWidth)')
         browser.js('document.querySelectorAll("details").forEach(o => { o.open = true; })')
         assert browser.js('document.documentElement.scrollWidth') <= 1280
         heads = browser.js('[...document.querySelectorAll("footer th")].map(o => o.offsetHeight)')

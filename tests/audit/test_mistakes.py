@@ -11,8 +11,8 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, '_train', lambda *args: pytest.fail('it was trained'))
     g = np.random.default_rng(0)
     n = 60
-    table = pd.DataFrame(dict(id=[f'n{i}' for i in range(n)], length=g.normal(size=n).round(3), note=[f't {i}' for i in range(n)],
-                              Kind=g.choice(['x', 'y'], n)))
+    names,notes = (pd.Series(range(n)).map(o.format) for o in ('n{}', 't {}'))
+    table = pd.DataFrame(dict(id=names, length=g.normal(size=n).round(3), note=notes, Kind=g.choice(['x', 'y'], n)))
     table.to_csv('table.csv', index=False)
     table.to_csv('semicolons.csv', index=False, sep=';')
     table[:0].to_csv('head.csv', index=False)
@@ -28,7 +28,8 @@ def here(tmp_path, monkeypatch):
     ('table.csv --y kind', "no column 'kind'.*Did you mean 'Kind'?"),
     ('table.csv --y length', 'are numbers with fractions, 60 different ones in 60 rows.*the right column'),
     ('table.csv --y id', 'are hardly ever equal, 60 different ones in 60 rows.*the right column'),
-    ('table.csv --text note --y id', 'are hardly ever equal'), ('semicolons.csv --y Kind', "separated by ';': save it with"),
+    ('table.csv --text note --y id', 'are hardly ever equal'),
+    ('semicolons.csv --y Kind', "separated by ';': save it with"),
     ('head.csv --y Kind', 'has a head, but no rows'), ('texts.csv --y Kind', 'for texts that of the texts, --text'),
     ('empty.csv', 'cannot be read: it is empty'), ('bytes.csv', 'it is no text in UTF-8 .byte 0.*CSV UTF-8'),
     ('one.jpg', 'is one image: give the folder'), ('book.xlsx', 'is a spreadsheet: save it as CSV'),

@@ -74,7 +74,8 @@ def test_in_a_terminal_one_line_changes(tmp_path, monkeypatch, capfd):
 
 def test_in_a_file_one_line_for_each_epoch(tmp_path, capfd):
     with open(tmp_path/'log.txt', 'w') as stream:
-        said = run(stream, write_images(tmp_path/'images'), '--epochs', 3, '--arch', 'small_cnn', '--out', tmp_path/'out')
+        options = '--epochs', 3, '--arch', 'small_cnn', '--out', tmp_path/'out'
+        said = run(stream, write_images(tmp_path/'images'), *options)
     assert said == [] and capfd.readouterr() == ('', '')
     text = (tmp_path/'log.txt').read_text()
     lines = [o for o in text.splitlines() if o.startswith('epoch')]

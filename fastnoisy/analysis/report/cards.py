@@ -239,7 +239,8 @@ def reason(
         same = sum(o == row.given_label for o in labels)
         n_other = sum(o == suggested for o in labels)
         other = '' if suggested is None else f', {n_other} {"is" if n_other == 1 else "are"} labelled {suggested!r}'
-        said += f'; of the {len(labels)} samples most like it {same} {"has" if same == 1 else "have"} the given label{other}'
+        verb = 'has' if same == 1 else 'have'
+        said += f'; of the {len(labels)} samples most like it {same} {verb} the given label{other}'
     return f'{said}.'
 
 # %% ../../../nbs/analysis/report/cards.ipynb #dcdfdae7

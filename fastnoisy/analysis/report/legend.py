@@ -35,6 +35,7 @@ FILTERS = {
     'Undo, Save, Load': 'takes the last decision back; writes all decisions to a file; goes on with such a file',
     'Export decisions.csv': 'writes what you decided to the file that fastnoisy apply reads'}
 
+# %% ../../../nbs/analysis/report/legend.ipynb #ca962b21
 COLUMNS = {
     'sample_id': 'number of the sample in this report, from 0',
     'row': 'its place in your data, from 0: row of the table, or place among the sorted files',
@@ -70,7 +71,9 @@ OF_METHODS = {
     'is_corrected': 'True: trained with another label than the given one',
     'changed_at': 'the last epoch in which that label changed; -1: never'}
 
-# %% ../../../nbs/analysis/report/legend.ipynb #ca962b21
+# %% ../../../nbs/analysis/report/legend.ipynb #be2938b9
+_UNKNOWN = 'a number of the method or the person who added it to the report'
+
 def said_column(
     name:str, # Of a column
     own=(), # Columns of the user's data from which nothing is learnt
@@ -92,6 +95,6 @@ def legend_of(
     more = ['n', 'n_issues', 'noise_rate']
     if report.annotators is not None: more += [report.annotators.index.name, *report.annotators]
     columns = {**own, **{o: said_column(o) for o in more if o not in own}}
-    columns = {o: text or 'a number of the method or the person who added it to the report' for o,text in columns.items()}
+    columns = {o: text or _UNKNOWN for o,text in columns.items()}
     if len(features): columns[', '.join(features)] = said_column(features[0], (), features)
     return {'On the cards': CARDS, 'Filters, orders and buttons': FILTERS, 'Columns of the tables': columns}

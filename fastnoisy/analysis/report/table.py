@@ -175,8 +175,8 @@ class ReviewedTable(pd.DataFrame):
 class NoiseReport(ReviewedTable):
     "One row per training sample. `noise_rate`, `interval`, `per_class`, `transition` and `source` sum it up"
     _metadata = ['learn', 'vocab', 'source', 'separates', 'estimate', 'noise_rate', 'interval', 'per_class',
-                 'transition', 'whole', 'embedding', 'data_id', 'made', 'id_columns', 'annotators', 'undetermined', 'feature_columns',
-                 'verdict', 'has_valid', 'valid_problem']
+                 'transition', 'whole', 'embedding', 'data_id', 'made', 'id_columns', 'feature_columns',
+                 'annotators', 'undetermined', 'verdict', 'has_valid', 'valid_problem']
     undetermined,verdict = '',None
 
     @property
