@@ -3,8 +3,8 @@ import ast
 from pathlib import Path
 import pytest
 from browser import CHROMIUM, Browser
-from website import (argument_table, build, cells_of, definitions, faults, markdown, on_a_screen, pages, reference, root,
-                     sidebar, slug, symbols, text_of, title_of)
+from website import (argument_table, build, cells_of, definitions, faults, markdown, on_a_screen, pages, reference,
+                     root, sidebar, slug, symbols, text_of, title_of)
 
 SOURCE = '''#| export
 @patch
