@@ -38,9 +38,11 @@ def sieve_margin(
 
 def sieve_weights(
     passes:Tensor, # (B,), bool
+    share:Tensor=None, # Of those that pass, (); None: in this batch. In several processes that of all their batches
 )->Tensor: # (B,): 0, or as much as makes their mean 1; all 0 where none passes
     "The mean over the samples that pass, as weights"
-    return passes*(len(passes)/passes.sum().clamp(min=1))
+    share = passes.float().mean() if share is None else share
+    return passes/share.clamp(min=1e-9) # 0 where none passes
 
 def beta_at(
     beta:float, # At the end
@@ -97,7 +99,8 @@ class CORES2Callback(MethodCallback):
 
     def batch_weights(self):
         if not self.is_open: return None
-        return sieve_weights(self._margin(class_logits(self.pred)) >= 0).to(self.sample_loss)
+        passes = self._margin(class_logits(self.pred)) >= 0
+        return sieve_weights(passes, self.gather_batch(passes.float())[1].mean()).to(self.sample_loss)
 
     def after_train(self):
         if self.is_lr_find: return

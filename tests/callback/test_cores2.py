@@ -39,6 +39,9 @@ def test_the_sieve_keeps_labels_above_the_mean_over_the_classes():
     passes = torch.tensor(kept)
     assert (sieve_weights(passes)*losses).mean() == pytest.approx(losses[passes].mean().item())
     assert sieve_weights(torch.zeros(3, dtype=torch.bool)).tolist() == [0, 0, 0]
+    parts = passes[:2],passes[2:] # of two processes
+    together = torch.cat([sieve_weights(o, passes.float().mean()) for o in parts])
+    assert torch.equal(together, sieve_weights(passes))
 
 def test_schedule():
     assert [beta_at(2., o, 0) for o in (-1, 0, 1)] == [0, 2, 2]
