@@ -132,7 +132,7 @@ def training_step(self:ELRPlusCallback):
     self._ready(said[0])
     if not self.is_lr_find: self._remember_all(said)
     losses = [self._loss_of_network(k) for k in range(self.networks)]
-    self._own_loss = losses[0].detach()
+    self._own_loss = losses[0].detach().float() # the Recorder takes no float64
     return sum(losses), torch.stack(said).mean(0)
 
 @patch
