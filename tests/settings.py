@@ -171,7 +171,8 @@ SETTINGS = {
     'glc': Setting(lambda **options: dict(cbs=early(GLCCallback, range(0, 32, 2))), ('mask',), data=as_they_are,
                    other_classes=_classes),
     'cores2': Setting(lambda **options: dict(cbs=CORES2Callback(warmup=0, ramp=1, **options)), ('weights', 'loss'),
-                      other_classes='knows 3 classes, and the model predicts 4'),
+                      other_classes='knows 3 classes, and the model predicts 4',
+                      text=lambda make_model: dict(beta=0.)), # the sieve alone: the peer term is no loss that falls
     'co-teaching': Setting(lambda **options: dict(cbs=co_teaching(**options)), **_peers), # a copy: classes have no order
 }
 
