@@ -191,6 +191,7 @@ VARIANTS = {
     'soft': Setting(lambda: dict(cbs=[also(), knn(soft=True)]), ('weights', 'labels'), processes=False),
     'fresh': Setting(lambda: dict(cbs=co_teaching(init='fresh')), **_peers),
     'balanced': Setting(lambda: dict(cbs=co_teaching(init='fresh', balanced=True)), **_peers),
+    'trusted-valid': Setting(lambda: dict(cbs=early(GLCCallback)), other_classes=_classes), # and says too little
     'estimated': Setting(lambda: dict(cbs=early(TransitionCallback)), other_classes=_classes), # and says too little
     'reweight': Setting(lambda: dict(cbs=transition(use='reweight')), ('weights',)),
     'backward': Setting(lambda: dict(cbs=transition(use='backward')), ('labels',)),
