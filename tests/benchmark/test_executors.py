@@ -179,35 +179,6 @@ def test_ray(ray_cluster, tmp_path):
     assert sorted(o for _,o in got) == [*'abcd'] and len(lines(tmp_path/'b')) == 2
 
 @pytest.mark.slow
-def test_ray_race(ray_cluster, tmp_path): same_race(tmp_path, executor='ray')
-
-def loses_raylet(folder, name):
-    noted(folder, name)
-    if name == 'b' and not (Path(folder)/'died').exists():
-        (Path(folder)/'died').touch()
-        os.kill(os.getppid(), signal.SIGKILL)
-        signal.pause()
-    return name
-
-@linux
-@pytest.mark.slow
-def test_ray_lost_node(tmp_path):
-    ray = pytest.importorskip('ray')
-    from ray.cluster_utils import Cluster
-    from fastnoisy.benchmark.executors import RayExecutor
-    ray.shutdown()
-    cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0))
-    for _ in range(2): cluster.add_node(num_cpus=1)
-    try:
-        ray.init(cluster.address, runtime_env=dict(env_vars=dict(PYTHONPATH=PYTHONPATH)))
-        got = list(run_calls(loses_raylet, [(o,) for o in 'abcd'], str(tmp_path), executor=RayExecutor(),
-                             folder=tmp_path))
-        assert sorted(o for _,o in got) == [*'abcd'] and len(lines(tmp_path/'b')) == 2
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-
-@pytest.mark.slow
 def test_submitit(tmp_path):
     submitit = pytest.importorskip('submitit')
     executor = submitit.AutoExecutor(tmp_path/'logs', cluster='local')
