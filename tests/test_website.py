@@ -163,7 +163,7 @@ def test_the_site_is_made_without_a_warning(tmp_path):
     assert 'src="../tables.js"' in methods and '<div class="output">\n<table>' in methods
     if CHROMIUM is None: return
     with Browser(tmp_path, (1280, 900)) as b:
-        b.open(site/'callback/index.html', 'document.querySelector(".table-tools")')
+        b.open(site/'callback/index.html', 'document.querySelector(".table-tools") !== null')
         before = shown(b)
         b.click('.output button.sort')
         assert shown(b) == sorted(before, key=str.lower) and b.problems() == []
