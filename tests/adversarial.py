@@ -133,7 +133,8 @@ CALLBACKS = (ALSOCallback, BMMFilterCallback, CDRCallback, CORES2Callback, CoTea
              GLCCallback, IDOCallback, JoCoRCallback, KNNCorrectionCallback, L2RCallback, LiLAWCallback,
              MCorrectionCallback, MetaWeightNetCallback, PlantedErrorsCallback, SATCallback, SELCCallback,
              SOPCallback, SOPPlusCallback, TransitionCallback, TwoModelConfidenceCallback, VolMinNetCallback)
-NEEDED = {BMMFilterCallback: dict(signal='loss'), IDOCallback: dict(view=lambda x, seed: x)} # on data that are no images
+NEEDED = {BMMFilterCallback: dict(signal='loss'), IDOCallback: dict(view=lambda x, seed: x),
+          SOPPlusCallback: dict(view=lambda x: x)} # on data that are no images
 HOSTILE = (-1, 0, 1, 2, .5, 1e-30, 1e30, -1e30, math.nan, math.inf, -math.inf, 10**20, True, None, '', 'a', '5', [],
            [1, 2], (), {}, b'x', np.float32(.5), np.int64(3), torch.tensor(.5), torch.tensor([1., 2.]), object)
 CLEAR = ValueError,TypeError,NotImplementedError

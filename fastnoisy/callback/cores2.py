@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 from fastcore.basics import patch
 from ..core.checks import require
-from ..core.method import MethodCallback
+from ..core.memory import MemoryCallback
 from ..core.modules import state_device
 from ..core.registry import register_method
 from ..core.sample_loss import class_ids, class_logits
 from ..core.schedule import check_phase, phase_epochs
-from ..core.tables import SampleTable
 from ..losses.peer import PEER_FLOOR
 
 # %% ../../nbs/callback/cores2.ipynb #fecab36a
@@ -37,7 +36,7 @@ def sieve_margin(
     return z.gather(1, targets[:,None])[:,0] - z.mean(1) # the normalisation cancels
 
 def sieve_weights(
-    passes:Tensor, # (B,), bool
+    passes:Tensor, # (B,), bool, or 0 and 1
     share:Tensor=None, # Of those that pass, (); None: in this batch. In several processes that of all their batches
 )->Tensor: # (B,): 0, or as much as makes their mean 1; all 0 where none passes
     "The mean over the samples that pass, as weights"
@@ -54,9 +53,10 @@ def beta_at(
     return beta*min(1., (epoch + 1)/(ramp + 1))
 
 # %% ../../nbs/callback/cores2.ipynb #85873e24
-class CORES2Callback(MethodCallback):
+class CORES2Callback(MemoryCallback):
     "Reward confidence, then leave out what it contradicts (Cheng et al. 2021)"
     name,priority,only_ranks = 'cores2',10,True
+    tables,kept = ('passed',),('n_epochs', 'counts')
     def __init__(self,
         beta:float=2., # Weight of the peer term at its end, >= 0. 0 = the loss is the user's
         warmup=.1, # Epochs of plain training, counted over all fits; or a share of the fit, in (0, 1)
@@ -70,13 +70,12 @@ class CORES2Callback(MethodCallback):
         self._prior = None
 
     def begin_fit(self):
-        n = len(self.dls.train.dataset)
-        if self.passed is None: self._make(n)
-        self.passed.check(n).to(state_device(self.model))
+        super().begin_fit()
+        self.ready_tables(device=state_device(self.model))
         self._first = phase_epochs(self.warmup, self.learn.n_epoch)
         self._ramp = phase_epochs(self.ramp, self.learn.n_epoch)
 
-    def _make(self, n): self.passed = SampleTable(n, mode='mean', owner=type(self).__name__)
+    def make_tables(self, n, k=None, device='cpu'): self.passed = self.sample_table(n, mode='mean', device=device)
 
     def before_train(self):
         "How far the peer term has grown, and the prior: shares of the labels that passed in the epoch before"
@@ -87,20 +86,24 @@ class CORES2Callback(MethodCallback):
             self.counts/self.counts.sum()).to(device)
         self._now = None
 
+    def batch_weights(self):
+        "Note which labels pass, and how many of each class; weigh by it when the sieve is open"
+        logits = class_logits(self.pred)
+        passes = (self._margin(logits) >= 0).float()
+        ids,passed,y = self.gather_batch(passes, class_ids(self.yb[0]).clamp(min=0))
+        if not self.is_lr_find: self.passed.update(ids, passed)
+        if self._now is None: self._now = torch.zeros_like(logits[0]).detach()
+        self._now = self._now.index_add(0, y, passed.to(self._now) if self.is_open else torch.ones_like(self._now[y]))
+        return sieve_weights(passes, passed.mean()).to(self.sample_loss) if self.is_open else None
+
     def batch_loss(self, losses):
         logits = class_logits(self.pred)
-        self._look(logits)
         if not self.strength: return None
         prior = self._shares(logits) if self._prior is None else self._prior
         if len(prior) != logits.shape[1]: raise ValueError(
             f'{type(self).__name__} knows {len(prior)} classes, and the model predicts {logits.shape[1]}: use a new '
             f'{type(self).__name__}.')
         return (losses + self.strength*peer_reward(logits, prior).to(losses))/(1 + self.strength)
-
-    def batch_weights(self):
-        if not self.is_open: return None
-        passes = self._margin(class_logits(self.pred)) >= 0
-        return sieve_weights(passes, self.gather_batch(passes.float())[1].mean()).to(self.sample_loss)
 
     def after_train(self):
         if self.is_lr_find: return
@@ -119,42 +122,18 @@ def _shares(self:CORES2Callback, logits):
     _,y = self.gather_batch(class_ids(self.yb[0]).clamp(min=0))
     return torch.zeros_like(logits[0]).index_add(0, y, torch.ones_like(y, dtype=logits.dtype))/len(y)
 
-@patch
-def _look(self:CORES2Callback, logits):
-    "Note which labels pass, and how many of each class"
-    passes = (self._margin(logits) >= 0).float()
-    self.remember(self.passed, passes)
-    _,passes,y = self.gather_batch(passes, class_ids(self.yb[0]).clamp(min=0))
-    if self._now is None: self._now = torch.zeros_like(logits[0]).detach()
-    self._now = self._now.index_add(0, y, passes.to(self._now) if self.is_open else torch.ones_like(passes))
 
 # %% ../../nbs/callback/cores2.ipynb #8cbc2d4d
 @patch
 def label_quality(self:CORES2Callback)->np.ndarray: # (N,), in [0, 1], low = suspicious, NaN = not seen; None before training
     "How often the label has passed the sieve, or would have"
-    if self.passed is None or not self.passed.seen.any(): return None
-    return self.to_frame().label_quality.to_numpy()
+    return self.to_frame().label_quality.to_numpy() if self.has_seen else None
 
 @patch
 def to_frame(self:CORES2Callback)->pd.DataFrame:
     "One row per sample: sample_id, seen (times), label_quality (low = suspicious)"
-    if self.passed is None or not self.passed.seen.any(): raise ValueError(
-        'CORES2Callback has seen no sample yet: train first.')
+    if not self.has_seen: raise ValueError(self.nothing_yet())
     return self.passed.to_frame(['label_quality'])
-
-@patch
-def state_dict(self:CORES2Callback):
-    kept = dict(n_epochs=self.n_epochs)
-    if self.counts is not None: kept['counts'] = self.counts
-    return kept if self.passed is None else dict(kept, passed=self.passed.state_dict())
-
-@patch
-def load_state_dict(self:CORES2Callback, sd):
-    self.n_epochs,self.counts = sd['n_epochs'],sd.get('counts')
-    if 'passed' not in sd: self.passed = None
-    else:
-        if self.passed is None: self._make(len(sd['passed']['values']))
-        self.passed.load_state_dict(sd['passed'])
 
 # %% ../../nbs/callback/cores2.ipynb #ba7a6c45
 _CHENG = 'Cheng et al.: Learning with Instance-Dependent Label Noise: A Sample Sieve Approach, ICLR 2021'

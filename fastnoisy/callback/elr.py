@@ -7,15 +7,11 @@ __all__ = ['FLOOR', 'clamped', 'elr_penalty', 'target_quality', 'ELRCallback', '
 
 # %% ../../nbs/callback/elr.ipynb #f1c32d73
 from numbers import Real
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from fastcore.basics import patch
-from ..core.checkpoint import class_names
 from ..core.checks import require
-from ..core.method import MethodCallback
-from ..core.modules import state_device
+from ..core.memory import OpinionCallback
 from ..core.registry import register_method
 from ..core.sample_loss import class_ids, class_logits, note_partners, noted_partners
 from ..core.tables import SampleTable
@@ -45,10 +41,11 @@ def target_quality(
     return targets.gather(1, given.clamp(min=0)[:,None])[:,0] / targets.amax(1)
 
 # %% ../../nbs/callback/elr.ipynb #d0f8aea9
-class ELRCallback(MethodCallback):
+class ELRCallback(OpinionCallback):
     "Draw the prediction of each sample to the moving average of its earlier ones (Liu et al. 2020)"
     name,priority = 'elr',25
-    order = MethodCallback.order - .5 # it notes the labels before other methods put theirs in force
+    tables = 'targets','given'
+    order = OpinionCallback.order - .5 # it notes the labels before other methods put theirs in force
     def __init__(self,
         lam:float=3., # Weight of the penalty, >= 0. 0 = plain training, that is looked on; large = labels count little
         momentum:float=.7, # beta, in [0, 1]. 0 = the last prediction, near 1 = the mean of many epochs, 1 = plain training
@@ -61,25 +58,15 @@ class ELRCallback(MethodCallback):
         require(top is None or isinstance(top, int) and top >= 1, 'top', top, 'give a number of classes >= 1')
         self.lam,self.momentum,self.corrected = lam,momentum,corrected
         self.top,self.half = top,half
-        self.targets,self.given,self.names = None,None,None
+        self.targets,self.given = None,None
 
-    def begin_fit(self):
-        if self.targets is None: return
-        self._check(len(self.dls.train.dataset), class_names(self.dls) or self.names)
-        for o in (self.targets, self.given): o.to(state_device(self.model))
+    def make_tables(self, n, k=None, device='cpu'):
+        self.targets = self._target_table(n, k, device)
+        self.given = self.sample_table(n, init=-1, dtype=torch.long, device=device)
 
-    def _check(self, n, names):
-        self.targets.check(n)
-        if self.names is not None and names != self.names: raise ValueError(
-            f'ELRCallback remembers predictions of the classes {self.names}, and now they are {names}: '
-            'use a new ELRCallback.')
-
-    def _make(self, n, k, device='cpu'):
-        dtype = torch.float16 if self.half else torch.float32
-        options = dict(corrected=self.corrected and self.momentum < 1, dtype=dtype, top=self.top)
-        kept = dict(device=device, owner='ELRCallback')
-        self.targets = SampleTable(n, k, 'ema', self.momentum, **options, **kept)
-        self.given = SampleTable(n, mode='last', init=-1, dtype=torch.long, **kept)
+    def _target_table(self, n, k, device):
+        options = dict(momentum=self.momentum, corrected=self.corrected and self.momentum < 1, top=self.top)
+        return self.sample_table(n, k, 'ema', dtype=torch.float16 if self.half else torch.float32, device=device, **options)
 
     def batch_labels(self): self.y_given = class_ids(self.yb[0]) # to remember, not to put in force
 
@@ -87,7 +74,7 @@ class ELRCallback(MethodCallback):
 
     def batch_penalty(self):
         probs = clamped(class_logits(self.pred).softmax(1))
-        self._ready(probs)
+        self.ready_tables(probs.shape[1], probs.device)
         share,partners = noted_partners(self.learn.loss_func, probs, 'ELRCallback')
         if not self.is_lr_find: self._remember(probs.detach(), share)
         if not self.lam: return None
@@ -96,18 +83,6 @@ class ELRCallback(MethodCallback):
         return self.lam*elr_penalty(probs, t).mean()
 
 # %% ../../nbs/callback/elr.ipynb #31a8a742
-@patch
-def _ready(self:ELRCallback, probs):
-    "Make the tables when the number of classes is known"
-    if self.targets is None:
-        self._make(len(self.dls.train.dataset), probs.shape[1], probs.device)
-        self.names = class_names(self.dls)
-        if self.is_lr_find: self.on_fit_end(setattr, self, 'targets', None)
-    k, = self.targets.shape
-    if probs.shape[1] != k: raise ValueError(
-        f'ELRCallback remembers predictions of {k} classes, and now there are {probs.shape[1]}: '
-        'use a new ELRCallback.')
-
 @patch
 def _remember(self:ELRCallback, probs, share):
     "Eq. (1). A blend says something of the sample that has at least half of it"
@@ -129,34 +104,9 @@ def quality_and_best(
     return quality.cpu().numpy(), torch.where(targets.seen, best, -1).cpu().numpy()
 
 @patch
-def label_quality(self:ELRCallback)->np.ndarray: # (N,), in [0, 1], low = suspicious, NaN = never seen; None before training
-    "Share of the given label in the target, against the largest"
-    return None if self.targets is None else quality_and_best(self.targets, self.given)[0]
-
-@patch
-def suggested_labels(self:ELRCallback)->np.ndarray: # (N,), class ids, -1 = never seen; None before training
-    "The class that the target favours"
-    return None if self.targets is None else quality_and_best(self.targets, self.given)[1]
-
-@patch
-def to_frame(self:ELRCallback)->pd.DataFrame:
-    "One row per sample: sample_id, seen (times), label_quality (low = suspicious), given_label, suggested_label"
-    if self.targets is None: raise ValueError('ELR has seen no predictions yet: train first.')
-    quality,best = quality_and_best(self.targets, self.given)
-    seen,given = self.targets.visits.cpu().numpy(),self.given.all().cpu().numpy()
-    labels = dict(given_label=given, suggested_label=best)
-    return pd.DataFrame(dict(sample_id=np.arange(len(best)), seen=seen, label_quality=quality, **labels))
-
-@patch
-def state_dict(self:ELRCallback):
-    if self.targets is None: return None
-    return dict(targets=self.targets.state_dict(), given=self.given.state_dict())
-
-@patch
-def load_state_dict(self:ELRCallback, sd):
-    if self.targets is None: self._make(len(sd['given']['values']), *sd['targets']['shape'])
-    self.targets.load_state_dict(sd['targets'])
-    self.given.load_state_dict(sd['given'])
+def opinions(self:ELRCallback):
+    "Share of the given label in the target, against the largest, and the class that the target favours"
+    return quality_and_best(self.targets, self.given)
 
 _LIU = ('Liu, Niles-Weed, Razavian, Fernandez-Granda: '
         'Early-Learning Regularization Prevents Memorization of Noisy Labels, NeurIPS 2020')

@@ -7,8 +7,6 @@ __all__ = ['RAMP', 'averaging_decay', 'blended', 'AveragedPeer', 'ELRPlusCallbac
 
 # %% ../../nbs/callback/elr_plus.ipynb #a6f8622c
 from numbers import Real
-import numpy as np
-import pandas as pd
 import torch
 from fastai.torch_core import get_model
 from fastcore.basics import patch
@@ -76,6 +74,7 @@ class AveragedPeer(PeerNetwork):
 class ELRPlusCallback(ELRCallback):
     "ELR whose targets come from averaged weights, those of another network, on blended samples (Liu et al. 2020)"
     name,order = 'elr_plus',ELRCallback.order
+    tables,kept = (*ELRCallback.tables, 'peer_targets'),('n_epochs', 'grown')
     def __init__(self,
         lam:float=3., # Weight of the penalty, >= 0. 0 = two networks and MixUp; large = labels count little
         momentum:float=.7, # beta, in [0, 1]. 0 = the last prediction, near 1 = the mean of many epochs
@@ -107,13 +106,10 @@ class ELRPlusCallback(ELRCallback):
             if self.is_lr_find: self.on_fit_end(setattr, self, 'peer', None)
         self.peer.begin(self.learn)
         super().begin_fit()
-        if self.targets is not None and self.networks == 2: self.peer_targets.to(self.targets.values.device)
 
-    def _make(self, n, k, device='cpu'):
-        super()._make(n, k, device)
-        first = self.targets
-        if self.networks == 2: super()._make(n, k, device)
-        self.peer_targets,self.targets = self.targets if self.networks == 2 else None,first
+    def make_tables(self, n, k=None, device='cpu'):
+        super().make_tables(n, k, device)
+        if self.networks == 2: self.peer_targets = self._target_table(n, k, device)
 
     def before_train(self):
         seed = 10_007*self.seed + self.n_epochs
@@ -129,7 +125,7 @@ def training_step(self:ELRPlusCallback):
     if unmixed(self.learn.loss_func)[1] is not None: raise ValueError(
         'ELRPlusCallback blends samples itself: leave MixUp and CutMix out.')
     said = [class_logits(forward_aside(o, *self.xb)) for o in self._teachers()]
-    self._ready(said[0])
+    self.ready_tables(said[0].shape[1], said[0].device)
     if not self.is_lr_find: self._remember_all(said)
     losses = [self._loss_of_network(k) for k in range(self.networks)]
     self._own_loss = losses[0].detach().float() # the Recorder takes no float64
@@ -193,43 +189,21 @@ class _MeanOfTables:
     def __getitem__(self, ids): return (self.a[ids] + self.b[ids])/2
 
 @patch
-def _opinions(self:ELRPlusCallback):
-    "Quality of each label, and class that the targets favour"
-    one = self.peer_targets is None
-    return quality_and_best(self.targets if one else _MeanOfTables(self.targets, self.peer_targets), self.given)
-
-@patch
-def label_quality(self:ELRPlusCallback)->np.ndarray: # (N,), in [0, 1], low = suspicious, NaN = never seen; None before training
-    "Share of the given label in the mean target of the networks, against the largest"
-    return None if self.targets is None else self._opinions()[0]
-
-@patch
-def suggested_labels(self:ELRPlusCallback)->np.ndarray: # (N,), class ids, -1 = never seen; None before training
-    "The class that the mean target favours"
-    return None if self.targets is None else self._opinions()[1]
-
-@patch
-def to_frame(self:ELRPlusCallback)->pd.DataFrame:
-    "One row per sample: sample_id, seen (times), label_quality (low = suspicious), given_label, suggested_label"
-    frame = ELRCallback.to_frame(self)
-    quality,best = self._opinions()
-    return frame.assign(label_quality=quality, suggested_label=best)
+def opinions(self:ELRPlusCallback):
+    "As `ELRCallback` has them, by the mean target of the networks"
+    if self.peer_targets is None: return quality_and_best(self.targets, self.given)
+    return quality_and_best(_MeanOfTables(self.targets, self.peer_targets), self.given)
 
 @patch
 def state_dict(self:ELRPlusCallback):
     if self.peer is None: return None
-    sd = dict(peer=self.peer.state_dict(), n_epochs=self.n_epochs, grown=self.grown)
-    if self.targets is None: return sd
-    if self.peer_targets is not None: sd['peer_targets'] = self.peer_targets.state_dict()
-    return dict(sd, tables=ELRCallback.state_dict(self))
+    return dict(ELRCallback.state_dict(self), peer=self.peer.state_dict())
 
 @patch
 def load_state_dict(self:ELRPlusCallback, sd):
     if self.peer is None: self.peer = self._make_networks()
     self.peer.load_state_dict(sd['peer'], self.learn)
-    self.n_epochs,self.grown = sd['n_epochs'],sd['grown']
-    if 'tables' in sd: ELRCallback.load_state_dict(self, sd['tables'])
-    if 'peer_targets' in sd: self.peer_targets.load_state_dict(sd['peer_targets'])
+    ELRCallback.load_state_dict(self, sd)
 
 # %% ../../nbs/callback/elr_plus.ipynb #dba108ae
 _LIU = ('Liu, Niles-Weed, Razavian, Fernandez-Granda: '

@@ -18,13 +18,12 @@ from scipy.special import betainc
 from ..analysis.mixture import BetaMixture
 from ..core.checks import require
 from ..core.distributed import n_processes, process_rank
-from ..core.method import MethodCallback
+from ..core.memory import MemoryCallback
 from ..core.modules import in_32_bits, state_device
 from ..core.registry import register_method
 from ..core.rng import kept_rng
 from ..core.sample_loss import class_ids, class_logits, unmixed
 from ..core.schedule import check_phase, phase_epochs
-from ..core.tables import SampleTable
 from ..core.views import strong_view
 
 # %% ../../nbs/callback/ido.ipynb #75b8b904
@@ -93,10 +92,11 @@ def rest_of_loss(
     return clean*losses + steady*(logits - others).square().mean(1) + (1 - clean)*entropy_of_mean(logits, others)
 
 # %% ../../nbs/callback/ido.ipynb #1d22ae68
-class IDOCallback(MethodCallback):
+class IDOCallback(MemoryCallback):
     "Wrong events of each sample say how far its label is used (Zhang et al. 2025); images"
     name,priority = 'ido',20
     logged = ('noise_rate',)
+    tables,kept = ('counts', 'given'),('n_epochs', 'n_steps', 'noise_rate')
     _stateattrs = ('rest',) # of a batch, with its graph: it cannot be copied
     def __init__(self,
         warmup:float=.4, # Plain training, in which wrong events are counted; epochs, >= 1, or a share of the fit, in (0, 1)
@@ -114,13 +114,14 @@ class IDOCallback(MethodCallback):
         self.divided = None
 
     def begin_fit(self):
-        n = len(self.dls.train.dataset)
-        if self.counts is None: self._make(n)
-        for o in (self.counts, self.given): o.check(n).to(state_device(self.model))
+        super().begin_fit()
+        self.ready_tables(device=state_device(self.model))
 
-    def _make(self, n):
-        self.counts = SampleTable(n, mode='count', owner='IDOCallback')
-        self.given = SampleTable(n, mode='last', init=-1, dtype=torch.long, owner='IDOCallback')
+    def make_tables(self, n, k=None, device='cpu'):
+        self.counts = self.sample_table(n, mode='count', device=device)
+        self.given = self.sample_table(n, init=-1, dtype=torch.long, device=device)
+
+    def nothing_yet(self): return 'Nothing has been counted yet: train for an epoch first.'
 
     def before_train(self):
         self.divided = None
@@ -189,8 +190,7 @@ def _divided(self:IDOCallback):
 @patch
 def label_quality(self:IDOCallback)->np.ndarray: # (N,), in [0, 1], NaN = not seen; None before training
     "One minus the wrong events, as a share of the most"
-    if self.counts is None or not self.counts.seen.any(): return None
-    return self.to_frame().label_quality.values
+    return self.to_frame().label_quality.to_numpy() if self.has_seen else None
 
 @patch
 def noise_probability(self:IDOCallback)->np.ndarray: # (N,), NaN = not seen; None while the counts form no two groups
@@ -201,26 +201,10 @@ def noise_probability(self:IDOCallback)->np.ndarray: # (N,), NaN = not seen; Non
 @patch
 def to_frame(self:IDOCallback)->pd.DataFrame:
     "One row per sample: sample_id, seen (times), wrong_events, label_quality, given_label"
-    if self.counts is None or not self.counts.seen.any():
-        raise ValueError('Nothing has been counted yet: train for an epoch first.')
+    if not self.has_seen: raise ValueError(self.nothing_yet())
     df = self.counts.to_frame(['wrong_events'])
     quality = 1 - df.wrong_events/max(df.wrong_events.max(), 1)
     return df.assign(label_quality=quality, given_label=self.given.all().cpu().numpy())
-
-_NUMBERS = 'n_epochs','n_steps','noise_rate'
-
-@patch
-def state_dict(self:IDOCallback):
-    if self.counts is None: return None
-    kept = dict(counts=self.counts.state_dict(), given=self.given.state_dict())
-    return dict({o: getattr(self, o) for o in _NUMBERS}, **kept)
-
-@patch
-def load_state_dict(self:IDOCallback, sd):
-    if self.counts is None: self._make(len(sd['counts']['values']))
-    self.counts.load_state_dict(sd['counts'])
-    self.given.load_state_dict(sd['given'])
-    for o in _NUMBERS: setattr(self, o, sd[o])
 
 register_method('ido', lambda **options: dict(cbs=IDOCallback(**options)),
                 'wrong events of each sample say how far its label is used',

@@ -19,12 +19,11 @@ from ..core.checks import checked_ids, require
 from ..core.distributed import n_processes
 from ..core.hypergradient import VIRTUAL_STEPS, hypergradient, labelled_batch, valid_loader
 from ..core.loaders import RandomBatches, batch_size
-from ..core.method import MethodCallback
+from ..core.memory import MemoryCallback
 from ..core.modules import prediction, same_autocast, state_device
 from ..core.registry import register_method
 from ..core.sample_loss import class_logits, sample_losses, unmixed
 from ..core.schedule import check_phase, phase_epochs
-from ..core.tables import SampleTable
 
 # %% ../../nbs/callback/meta.ipynb #eb6eb8e5
 def agreement(
@@ -70,9 +69,10 @@ def weight_net(
     return ((losses[:,None]*w + b).relu()*out).sum(1).add(params[-1]).sigmoid()
 
 # %% ../../nbs/callback/meta.ipynb #d1b7a509
-class MetaCallback(MethodCallback):
+class MetaCallback(MemoryCallback):
     "What both methods have in common: validation batches, the virtual step, a mean weight of each sample"
     priority,only_ranks = 5,True
+    tables,kept = ('table',),('n_epochs', 'n_drawn')
     _stateattrs = '_batches','_next_batch','_virtual','_autocast','_labels' # of a fit; they cannot be copied
     def __init__(self,
         trusted=None, # Ids of training samples whose labels are right, or a mask (N,); default the validation set
@@ -93,8 +93,8 @@ class MetaCallback(MethodCallback):
         owner,n = type(self).__name__,len(self.dls.train.dataset)
         if n_processes() > 1: raise NotImplementedError(
             f'{owner} looks at one process\'s part of the batch only: train in one process, or with LiLAWCallback.')
-        if self.table is None: self._make(n)
-        self.table.check(n).to(state_device(self.model))
+        super().begin_fit()
+        self.ready_tables(device=state_device(self.model))
         bs = self.meta_bs or batch_size(self.dls.train)
         if self.trusted is not None:
             self._batches = self.stream(checked_ids('trusted', self.trusted, n), bs, seed=self.seed, start=self.n_drawn)
@@ -115,7 +115,12 @@ class MetaCallback(MethodCallback):
 
 # %% ../../nbs/callback/meta.ipynb #df5aa5fe
 @patch
-def _make(self:MetaCallback, n): self.table = SampleTable(n, mode='mean', owner=type(self).__name__)
+def make_tables(self:MetaCallback, n, k=None, device='cpu'):
+    self.table = self.sample_table(n, mode='mean', device=device)
+
+@patch
+def nothing_yet(self:MetaCallback): return (
+    f'{type(self).__name__} has weighed no sample yet: train first, beyond its warm-up if it has one.')
 
 @patch
 def _tangents(self:MetaCallback):
@@ -147,28 +152,13 @@ def _note(self:MetaCallback, values):
 @patch
 def label_quality(self:MetaCallback)->np.ndarray: # (N,), in [0, 1], low = suspicious, NaN = not seen; None before training
     "How often learning from the sample helped (learning to reweight); what it weighed (Meta-Weight-Net)"
-    if self.table is None or not self.table.seen.any(): return None
-    return self.to_frame().label_quality.to_numpy()
+    return self.to_frame().label_quality.to_numpy() if self.has_seen else None
 
 @patch
 def to_frame(self:MetaCallback)->pd.DataFrame:
     "One row per sample: sample_id, seen (times), label_quality (low = suspicious)"
-    if self.table is None or not self.table.seen.any(): raise ValueError(
-        f'{type(self).__name__} has weighed no sample yet: train first, beyond its warm-up if it has one.')
+    if not self.has_seen: raise ValueError(self.nothing_yet())
     return self.table.to_frame(['label_quality'])
-
-@patch
-def state_dict(self:MetaCallback):
-    kept = dict(n_epochs=self.n_epochs, n_drawn=self.n_drawn)
-    return kept if self.table is None else dict(kept, table=self.table.state_dict())
-
-@patch
-def load_state_dict(self:MetaCallback, sd):
-    self.n_epochs,self.n_drawn = sd['n_epochs'],sd['n_drawn']
-    if 'table' not in sd: self.table = None
-    else:
-        if self.table is None: self._make(len(sd['table']['values']))
-        self.table.load_state_dict(sd['table'])
 
 # %% ../../nbs/callback/meta.ipynb #11365581
 class L2RCallback(MetaCallback):

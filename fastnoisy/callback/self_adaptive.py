@@ -7,21 +7,16 @@ __all__ = ['LEFT', 'PART', 'moved_labels', 'label_weights', 'paced_momentum', 'l
 
 # %% ../../nbs/callback/self_adaptive.ipynb #0afcb7e1
 from numbers import Real
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from fastcore.basics import patch
 from .elr import quality_and_best
-from ..core.checkpoint import class_names
 from ..core.checks import require
 from ..core.learner import start_epoch
-from ..core.method import MethodCallback
-from ..core.modules import state_device
+from ..core.memory import OpinionCallback
 from ..core.registry import register_method
 from ..core.sample_loss import class_ids, class_logits, unmixed
 from ..core.schedule import check_phase, phase_epochs
-from ..core.tables import SampleTable
 
 # %% ../../nbs/callback/self_adaptive.ipynb #3e142779
 def moved_labels(
@@ -68,10 +63,11 @@ def learnt_classes(
     return torch.where(mean > 0, factors, 1.)
 
 # %% ../../nbs/callback/self_adaptive.ipynb #7e25718d
-class SELCCallback(MethodCallback):
+class SELCCallback(OpinionCallback):
     "Move each label to the average of the predictions since the turning point (Lu and He 2022)"
     name,priority = 'selc',25
-    order = MethodCallback.order - .5 # it notes the labels before other methods put theirs in force
+    tables,kept = ('average', 'given', 'agrees'),('n_epochs',)
+    order = OpinionCallback.order - .5 # it notes the labels before other methods put theirs in force
     def __init__(self,
         warmup:float=.2, # Epochs of plain training, counted over all fits; or a share of the fit's epochs, in (0, 1)
         momentum:float=.9, # m, in [0, 1]. 0 = the last prediction is the label, 1 = plain training
@@ -86,27 +82,20 @@ class SELCCallback(MethodCallback):
         self.momentum,self.paced,self.balanced = momentum,paced,balanced
         self.top,self.half = top,half
         self.n_epochs,self.average = 0,None
-        self.given,self.agrees,self.names = None,None,None
+        self.given,self.agrees = None,None
         self._acts,self._learnt = False,None
 
     def begin_fit(self):
-        owner = type(self).__name__
         self._first = phase_epochs(self.warmup, self.learn.n_epoch)
         before = self.n_epochs - start_epoch(self.learn) # epochs of earlier fits
         self._visits = self.learn.n_epoch - max(self._first - before, 0)
-        if self.average is None: return
-        self.average.check(len(self.dls.train.dataset))
-        names = class_names(self.dls) or self.names
-        if self.names is not None and names != self.names: raise ValueError(
-            f'{owner} remembers predictions of the classes {self.names}, and now they are {names}: use a new {owner}.')
-        for o in (self.average, self.given, self.agrees): o.to(state_device(self.model))
+        super().begin_fit()
 
-    def _make(self, n, k, device='cpu'):
-        kept = dict(device=device, owner=type(self).__name__)
-        dtype = torch.float16 if self.half else torch.float32
-        self.average = SampleTable(n, k, 'ema', self.momentum, dtype=dtype, top=self.top, **kept)
-        self.given = SampleTable(n, mode='last', init=-1, dtype=torch.long, **kept)
-        self.agrees = SampleTable(n, mode='last', **kept)
+    def make_tables(self, n, k=None, device='cpu'):
+        kept = dict(dtype=torch.float16 if self.half else torch.float32, top=self.top)
+        self.average = self.sample_table(n, k, 'ema', momentum=self.momentum, device=device, **kept)
+        self.given = self.sample_table(n, init=-1, dtype=torch.long, device=device)
+        self.agrees = self.sample_table(n, device=device)
 
     def before_train(self):
         self._acts = self.n_epochs >= self._first and self.momentum < 1
@@ -130,10 +119,7 @@ def _moved(self:SELCCallback, ids, given):
 
 @patch
 def after_pred(self:SELCCallback):
-    if self.average is None: return
-    k,now,owner = self.average.shape[0],class_logits(self.pred).shape[1],type(self).__name__
-    if now != k: raise ValueError(
-        f'{owner} remembers predictions of {k} classes, and now there are {now}: use a new {owner}.')
+    if self.average is not None: self.check_classes(class_logits(self.pred).shape[1])
 
 @patch
 def batch_weights(self:SELCCallback):
@@ -148,8 +134,8 @@ def after_train(self:SELCCallback):
 def _remember(self:SELCCallback, probs):
     "Eq. (1). A blend says something of the sample that has at least half of it"
     if self.average is None:
-        self._make(len(self.dls.train.dataset), probs.shape[1], probs.device)
-        self.names,self.average.momentum = class_names(self.dls),self._pace()
+        self.ready_tables(probs.shape[1], probs.device)
+        self.average.momentum = self._pace()
     _,mixer = unmixed(self.learn.loss_func)
     if mixer is not None:
         share = torch.as_tensor(mixer.lam).to(probs).view(-1, 1)
@@ -175,45 +161,14 @@ class SATCallback(SELCCallback):
 
 # %% ../../nbs/callback/self_adaptive.ipynb #c238dc07
 @patch
-def _has_moved(self:SELCCallback): return self.average is not None and bool(self.average.seen.any())
+def opinions(self:SELCCallback):
+    """Share of the given label in the average prediction since the turning point, against the largest, and the class
+    that the average favours"""
+    return quality_and_best(self.average, self.given)
 
 @patch
-def label_quality(self:SELCCallback)->np.ndarray: # (N,), in [0, 1], low = suspicious, NaN = not seen; None before the turning point
-    "Share of the given label in the average prediction, against the largest"
-    return quality_and_best(self.average, self.given)[0] if self._has_moved() else None
-
-@patch
-def suggested_labels(self:SELCCallback)->np.ndarray: # (N,), class ids, -1 = not seen; None before the turning point
-    "The class that the average prediction favours"
-    return quality_and_best(self.average, self.given)[1] if self._has_moved() else None
-
-@patch
-def to_frame(self:SELCCallback)->pd.DataFrame:
-    """One row per sample: sample_id, seen (times since the turning point), label_quality (low = suspicious),
-    given_label, suggested_label"""
-    if not self._has_moved(): raise ValueError(
-        f'No label has moved yet: train beyond the warm-up first, warmup={self.warmup}.')
-    quality,best = quality_and_best(self.average, self.given)
-    seen,given = self.average.visits.cpu().numpy(),self.given.all().cpu().numpy()
-    labels = dict(given_label=given, suggested_label=best)
-    return pd.DataFrame(dict(sample_id=np.arange(len(best)), seen=seen, label_quality=quality, **labels))
-
-_TABLES = 'average','given','agrees'
-
-@patch
-def state_dict(self:SELCCallback):
-    if self.average is None: return dict(n_epochs=self.n_epochs)
-    return dict({o: getattr(self, o).state_dict() for o in _TABLES}, n_epochs=self.n_epochs, names=self.names)
-
-@patch
-def load_state_dict(self:SELCCallback, sd):
-    self.n_epochs = sd['n_epochs']
-    if 'average' not in sd:
-        self.average,self.given,self.agrees = None,None,None
-        return
-    if self.average is None: self._make(len(sd['given']['values']), *sd['average']['shape'])
-    for o in _TABLES: getattr(self, o).load_state_dict(sd[o])
-    self.names = sd['names']
+def nothing_yet(self:SELCCallback): return (
+    f'No label has moved yet: train beyond the warm-up first, warmup={self.warmup}.')
 
 # %% ../../nbs/callback/self_adaptive.ipynb #44654da6
 _LU = 'Lu, He: SELC: Self-Ensemble Label Correction Improves Learning with Noisy Labels, IJCAI 2022'

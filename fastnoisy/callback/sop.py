@@ -9,22 +9,17 @@ __all__ = ['FLOOR', 'START', 'MOST', 'LEAST', 'explained', 'noise_gradients', 'p
 # %% ../../nbs/callback/sop.ipynb #106e403e
 import math
 from numbers import Real
-import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import patch
 from .division import class_shares, label_probs
 from .self_adaptive import learnt_classes
-from ..core.checkpoint import class_names
 from ..core.checks import require
-from ..core.method import MethodCallback
+from ..core.memory import OpinionCallback
 from ..core.mixing import prior_divergence
-from ..core.modules import state_device
 from ..core.registry import register_method
 from ..core.sample_loss import class_ids, class_logits, unmixed
-from ..core.tables import SampleTable
 from ..core.views import second_inputs
 
 # %% ../../nbs/callback/sop.ipynb #dd580c64
@@ -60,7 +55,6 @@ def noise_gradients(
     return 2*u*(of_ce + 2*contradiction), -4*v*(said - V)*(1 - label)
 
 # %% ../../nbs/callback/sop.ipynb #80a1ca3a
-_TABLES = 'u','v','given','agrees'
 START,MOST,LEAST = 1e-8,.25,4 # the paper's start; the largest rate; the fewest visits
 
 def paced_rate(
@@ -73,9 +67,10 @@ def paced_rate(
     return rate, (1 + 4*rate)**-n if start is None else start
 
 # %% ../../nbs/callback/sop.ipynb #53b77c7d
-class SOPCallback(MethodCallback):
+class SOPCallback(OpinionCallback):
     "Explain each sample's label by numbers of its own as well as by the prediction (Liu et al. 2022)"
-    name,priority = 'sop',24
+    name,priority,remembers = 'sop',24,'has numbers'
+    tables,kept = ('u', 'v', 'given', 'agrees'),('start',)
     def __init__(self,
         share:float=.3, # Of a fit's visits, in (0, 1]: after them a label that is always contradicted is explained
         ratio:float=5., # Of the rates of u and v, >= 0, in units in which they grow alike at first. 0 = v alone acts
@@ -89,27 +84,20 @@ class SOPCallback(MethodCallback):
         self.share,self.ratio,self.rate = share,ratio,rate
         self.balanced,self.u,self.v = balanced,None,None
         self.given,self.agrees,self._learnt = None,None,None
-        self.start,self.names = None,None
+        self.start = None
 
     def begin_fit(self):
         self._learnt = None
-        if self.u is None: return
-        self.u.check(len(self.dls.train.dataset))
-        names = class_names(self.dls) or self.names
-        if self.names is not None and names != self.names: raise ValueError(
-            f'{type(self).__name__} has numbers of the classes {self.names}, and now they are {names}: '
-            f'use a new {type(self).__name__}.')
-        for o in _TABLES: getattr(self, o).to(state_device(self.model))
+        super().begin_fit()
 
     def before_train(self):
         if self.u is None or self.is_lr_find: return
         self._learnt = learnt_classes(self.agrees.all(), self.given.all(), self.v.shape[0]) if self.balanced else None
 
-    def _make(self, n, k, start, device='cpu'):
-        kept = dict(mode='last', device=device, owner=type(self).__name__)
-        self.start = start
-        self.u,self.v = (SampleTable(n, o, init=start, **kept) for o in ((), k))
-        self.given,self.agrees = SampleTable(n, init=-1, dtype=torch.long, **kept),SampleTable(n, **kept)
+    def make_tables(self, n, k=None, device='cpu'):
+        self.u,self.v = (self.sample_table(n, o, init=self.start or 0., device=device) for o in ((), k))
+        self.given = self.sample_table(n, init=-1, dtype=torch.long, device=device)
+        self.agrees = self.sample_table(n, device=device)
 
     def batch_loss(self, losses):
         loss_func,mixer = unmixed(self.learn.loss_func)
@@ -151,19 +139,16 @@ def _pace_of(self:SOPCallback, given):
 # %% ../../nbs/callback/sop.ipynb #97efc8e6
 @patch
 def _ready(self:SOPCallback, k, device):
-    "Make the tables when the number of classes is known"
+    "Numbers begin where the planned visits say"
     if self.u is None:
-        self._make(len(self.dls.train.dataset), k, self._rates(k)[2], device)
-        self.names = class_names(self.dls)
-        if self.is_lr_find:
-            for o in ('u', 'start'): self.on_fit_end(setattr, self, o, None)
-    if self.v.shape[0] != k: raise ValueError(
-        f'{type(self).__name__} has numbers of {self.v.shape[0]} classes, and now there are {k}: '
-        f'use a new {type(self).__name__}.')
+        self.start = self._rates(k)[2]
+        if self.is_lr_find: self.on_fit_end(setattr, self, 'start', None)
+    self.ready_tables(k, device)
 
 @patch
-def _answers(self:SOPCallback):
-    "Quality of each label and class that its numbers leave, (N,) each"
+def opinions(self:SOPCallback):
+    """How far the most contradicting number of each sample is from 1, on the scale of logarithms, and the class that is
+    left when the noise is taken from the label"""
     u,v,given = self.u.all(),self.v.all(),self.given.all().clamp(min=0)
     label = label_probs(given, v)
     most = ((1 - label)*v).amax(1)
@@ -171,37 +156,6 @@ def _answers(self:SOPCallback):
     best = (label*(1 - u[:,None]**2) + (1 - label)*v**2).argmax(1)
     seen = self.u.seen
     return torch.where(seen, quality, torch.nan).cpu().numpy(), torch.where(seen, best, -1).cpu().numpy()
-
-# %% ../../nbs/callback/sop.ipynb #a88f228d
-@patch
-def label_quality(self:SOPCallback)->np.ndarray: # (N,), in [0, 1], low = suspicious, NaN = never seen; None before training
-    "How far the most contradicting number of each sample is from 1, on the scale of logarithms"
-    return None if self.u is None else self._answers()[0]
-
-@patch
-def suggested_labels(self:SOPCallback)->np.ndarray: # (N,), class ids, -1 = never seen; None before training
-    "The class that is left when the noise is taken from the label"
-    return None if self.u is None else self._answers()[1]
-
-@patch
-def to_frame(self:SOPCallback)->pd.DataFrame:
-    "One row per sample: sample_id, seen (times), label_quality (low = suspicious), given_label, suggested_label"
-    if self.u is None: raise ValueError('SOP has seen no predictions yet: train first.')
-    quality,best = self._answers()
-    seen,given = self.u.visits.cpu().numpy(),self.given.all().cpu().numpy()
-    labels = dict(given_label=given, suggested_label=best)
-    return pd.DataFrame(dict(sample_id=np.arange(len(best)), seen=seen, label_quality=quality, **labels))
-
-@patch
-def state_dict(self:SOPCallback):
-    if self.u is None: return None
-    return dict({o: getattr(self, o).state_dict() for o in _TABLES}, start=self.start, names=self.names)
-
-@patch
-def load_state_dict(self:SOPCallback, sd):
-    if self.u is None: self._make(len(sd['u']['values']), *sd['v']['shape'], sd['start'])
-    for o in _TABLES: getattr(self, o).load_state_dict(sd[o])
-    self.start,self.names = sd['start'],sd['names']
 
 # %% ../../nbs/callback/sop.ipynb #7c156dee
 def changed_images(

@@ -79,11 +79,13 @@ class MethodHooks(LearnerPart):
     ): "Go on from there"
 
 # %% ../../nbs/core/method.ipynb #7d89148d
+def _plain(o): return int(o) if isinstance(o, np.integer) else o # PyTorch's generators refuse NumPy's integers
+
 def _checking(init):
     @wraps(init)
     def checked(self, *args, **kwargs):
         check_types(init, self, *args, **kwargs)
-        init(self, *args, **kwargs)
+        init(self, *map(_plain, args), **{k: _plain(v) for k,v in kwargs.items()})
     return checked
 
 class _Checked:

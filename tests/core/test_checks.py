@@ -5,6 +5,8 @@ from fastnoisy.callback.also import ALSOCallback
 from fastnoisy.callback.divide_mix import DivideMixCallback
 from fastnoisy.core.checks import check_types
 from fastnoisy.core.method import MethodCallback
+from adversarial import CALLBACKS, NEEDED
+from helpers import make, weights_of
 
 class Method(MethodCallback):
     name = 'method'
@@ -43,3 +45,13 @@ def test_infinity_is_no_weight():
     with pytest.raises(ValueError, match='lambda_u=inf'): DivideMixCallback(lambda_u=math.inf)
 
 def test_a_function_without_annotations(): check_types(lambda a, b=1: None, object(), b=math.nan)
+
+@pytest.mark.parametrize('kind', [o for o in CALLBACKS if 'seed' in inspect.signature(o).parameters])
+def test_a_seed_of_numpy(kind):
+    "PyTorch's generators refuse it"
+    def trained(seed):
+        torch.manual_seed(0)
+        learn = make('ce', cbs=[kind(**NEEDED.get(kind, {}), seed=seed)])
+        learn.fit(2, .1)
+        return weights_of(learn.model)
+    assert torch.equal(trained(np.int64(3)), trained(3))
