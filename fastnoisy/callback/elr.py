@@ -65,8 +65,9 @@ class ELRCallback(OpinionCallback):
         self.given = self.sample_table(n, init=-1, dtype=torch.long, device=device)
 
     def _target_table(self, n, k, device):
-        options = dict(momentum=self.momentum, corrected=self.corrected and self.momentum < 1, top=self.top)
-        return self.sample_table(n, k, 'ema', dtype=torch.float16 if self.half else torch.float32, device=device, **options)
+        dtype,is_corrected = torch.float16 if self.half else torch.float32,self.corrected and self.momentum < 1
+        options = dict(momentum=self.momentum, corrected=is_corrected, dtype=dtype, top=self.top)
+        return self.sample_table(n, k, 'ema', device=device, **options)
 
     def batch_labels(self): self.y_given = class_ids(self.yb[0]) # to remember, not to put in force
 

@@ -217,7 +217,7 @@ class MetaWeightNetCallback(MetaCallback):
         self.w = self.w.detach().to(device).requires_grad_()
         if self.own_optimizer is not None: self.own_state,self.own_optimizer = self.own_optimizer.state_dict(),None
 
-    def extra_optimizer(self): return torch.optim.Adam([self.w], lr=self.lr, weight_decay=self.wd)
+    def extra_optimizer(self): return torch.optim.Adam([self.w], lr=float(self.lr), weight_decay=float(self.wd))
 
     def batch_weights(self):
         class_logits(self.pred)
