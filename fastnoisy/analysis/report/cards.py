@@ -262,7 +262,7 @@ def _cards(rows, near, ranks, reasons, extra):
             given=row.given_label, suggested=suggestion_of(row), p=_number(row.noise_probability),
             quality=_number(row.label_quality),
             flagged=bool(row.is_label_issue), near=near[k], alike=int(ranks[k]), why=reasons[k], marks=marks_of(row),
-            more={o: said_value(getattr(row, o), 80) for o in extra if o != 'row'})
+            more={o: said_value(rows[o].iat[k], 80) for o in extra if o != 'row'}) # any name, not only Python's
 
 MAX_ODD = 1000 # cards of duplicates and outliers, flagged or not
 
