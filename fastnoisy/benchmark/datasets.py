@@ -180,6 +180,8 @@ register_dataset('fashion', _fashion, 'FashionMNIST, 28 x 28 pixels: 51,000, 9,0
                  'fashion_mnist', _FASHION)
 register_dataset('fashion10k', _fashion10k, "FashionMNIST's first 10,000: 8,500, 1,500 and 10,000", 'small_cnn:2',
                  'fashion_mnist', _FASHION)
+register_dataset('fashion5k', partial(mnist_dls, 'FashionMNIST', 5_000),
+                 "FashionMNIST's first 5,000: 4,250, 750 and 10,000", 'small_cnn:2', 'fashion_mnist', _FASHION)
 register_dataset('cifar10', cifar_dls, 'CIFAR-10, 32 x 32 pixels: 42,500, 7,500 and 10,000', 'resnet18-32',
                  'cifar10', _C10)
 register_dataset('cifar10k', partial(cifar_dls, n=10_000), "CIFAR-10's first 10,000: 8,500, 1,500 and 10,000",

@@ -49,6 +49,21 @@ PRESETS |= {
     'lilaw-table16': dict(_VIT, noise=['symmetric:.5'], variants=['plain'], detect=(3, 10)),
 }
 
+# %% ../../nbs/benchmark/presets.ipynb #c0ffee02
+_CALLBACKS = ['also', 'also+bmm', 'also+knn', 'lilaw', 'elr', 'elr+', 'selc', 'sat', 'sop', 'cdr', 'cores2', 'fine',
+              'co-teaching', 'co-teaching+', 'jocor', 'decoupling', 'confidence', 'divide-mix', 'm-correction',
+              'forward', 'vol-min', 'l2r', 'meta-weight-net']
+_LOSSES = ['sce', 'gce', 'js', 'nce+rce', 'agce', 'anl-ce', 'eps-softmax', 'logit-clip', 'bi-tempered', 'peer', 'nls']
+_FOR_IMAGES = ['gjs', 'sop+', 'ido']
+_PEERS = dict(methods=['ce', *_CALLBACKS, *_LOSSES, *_FOR_IMAGES], seeds=3, epochs=30)
+PRESETS |= {
+    'peers': dict(_PEERS, data='digits', noise=['symmetric:0,.4', 'pair:.3']),
+    'peers-fashion': dict(_PEERS, data='fashion5k', noise=['symmetric:0,.2,.5', 'pair:.3', 'instance:.3'], epochs=12),
+    'peers-series': dict(_PEERS, data='ecg5000', noise=['symmetric:0,.3', 'pair:.3'], epochs=60, bs=64,
+                         methods=['ce', *_CALLBACKS, *_LOSSES]),
+    'peers-medical': dict(_PEERS, data='breastmnist', noise=['symmetric:0,.2'], arch='small_cnn:2', bs=64),
+}
+
 # %% ../../nbs/benchmark/presets.ipynb #cfe4b3b4
 _SMALL = dict(data='digits', arch=None, epochs=30, lr=3e-3, bs=None, schedule='one-cycle')
 def _all_layers(preset): return dict(_SMALL, variants=[v for v in preset['variants'] if v != 'last-two'])

@@ -6,6 +6,7 @@ from fastnoisy.data.digits import digits_dls
 from fastnoisy.benchmark.datasets import DATASETS
 from fastnoisy.benchmark.runner import run_grid
 from fastnoisy.benchmark.tables import grid_report
+from fastnoisy.methods import METHODS
 from fastnoisy.benchmark.presets import CPU, PRESETS, described, preset_arguments
 from helpers import write_cifar
 
@@ -95,3 +96,24 @@ def test_every_output_says_the_scale(tmp_path, capsys):
     assert "- Preset lilaw-table16 at scale cpu: data, network and schedule are not the paper's" in text
     assert '### Wrong samples found' in text and 'auc, epoch 3' in text and 'symmetric 0.5, ce, aum' in text and 'symmetric 0.5, ce, grand' in text and 'symmetric 0.5, lilaw, W_alpha' in text
     assert 'auc, epoch 10' not in text # there was none
+
+PEERS = [o for o in PRESETS if o.startswith('peers')]
+
+@pytest.mark.parametrize('name', PEERS)
+def test_peers(no_files, name):
+    "The same trials for all methods, none that needs what a user does not have"
+    trials = settings(name)
+    wanted = values([o for o in trials if o.method == 'ce'], 'noise', 'rate', 'seed')
+    assert len({o[2] for o in wanted}) == 3 and ('none', 0., 0) in wanted
+    for method in {o.method for o in trials}:
+        assert values([o for o in trials if o.method == method], 'noise', 'rate', 'seed') == wanted, method
+        assert 'trusted samples' not in METHODS[method].needs.split(', or ')[0]
+        assert name != 'peers-series' or METHODS[method].needs != 'images'
+
+def test_every_method_is_among_the_peers():
+    "Losses by one of each family; a method that is left out is named here, with the reason"
+    out = {'glc', # trusted samples
+           'oracle', # the truth
+           'confidence:two', 'confidence:single'} # parts of 'confidence'
+    callbacks = {o for o,m in METHODS.items() if m.make().get('cbs')}
+    assert callbacks - {*PRESETS['peers']['methods']} == out
