@@ -2789,6 +2789,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                           'fastnoisy/callback/two_networks.py'),
                                                  'fastnoisy.callback.two_networks.TwoNetworksCallback.__init__': ( 'callback/two_networks.html#twonetworkscallback.__init__',
                                                                                                                    'fastnoisy/callback/two_networks.py'),
+                                                 'fastnoisy.callback.two_networks.TwoNetworksCallback._has_chosen': ( 'callback/two_networks.html#twonetworkscallback._has_chosen',
+                                                                                                                      'fastnoisy/callback/two_networks.py'),
                                                  'fastnoisy.callback.two_networks.TwoNetworksCallback._own_part': ( 'callback/two_networks.html#twonetworkscallback._own_part',
                                                                                                                     'fastnoisy/callback/two_networks.py'),
                                                  'fastnoisy.callback.two_networks.TwoNetworksCallback._table': ( 'callback/two_networks.html#twonetworkscallback._table',

@@ -276,6 +276,18 @@ def test_a_look_within_a_fit_changes_nothing(method, look):
     assert torch.equal(weights_of(learn.model), weights_of(plain.model))
     assert {*others} <= {*columns}
 
+class CancelsFit(Callback):
+    "After the second batch"
+    order,run_valid = 30,False
+    def after_batch(self):
+        if self.iter == 1: raise CancelFitException
+
+def test_report_after_a_fit_that_ended_in_its_first_epoch(method):
+    "What a method has seen of a part of the samples is told, or it has nothing to say yet; the report is made"
+    learn = make(method, cbs=[CancelsFit()])
+    learn.fit(2, LR)
+    assert len(learn.noise_report()) == len(learn.dls.train.dataset)
+
 def test_export_after_ctrl_c(method, tmp_path):
     learn = make(method, path=tmp_path)
     before = snapshot(learn)

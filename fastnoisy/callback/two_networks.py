@@ -107,16 +107,17 @@ def _own_part(self:TwoNetworksCallback, ids, weights):
     return weights[(self.sample_ids[:,None] == ids).int().argmax(1)]
 
 @patch
+def _has_chosen(self:TwoNetworksCallback): return self.kept is not None and bool(self.kept.seen.any())
+
+@patch
 def label_quality(self:TwoNetworksCallback)->np.ndarray: # (N,), in [0, 1], NaN = not seen
     "What is remembered of each sample; None while nothing has been decided"
-    if self.kept is None or not self.kept.seen.any(): return None
-    return self.to_frame().label_quality.values
+    return self.to_frame().label_quality.to_numpy() if self._has_chosen() else None
 
 @patch
 def to_frame(self:TwoNetworksCallback)->pd.DataFrame:
     "One row per sample: sample_id, seen (times of a choice), label_quality"
-    if self.kept is None or not self.n_epochs:
-        raise ValueError('No choice has been made yet: train for an epoch first.')
+    if not self._has_chosen(): raise ValueError('No choice has been made yet: train for an epoch first.')
     return self.kept.to_frame(['label_quality'])
 
 # %% ../../nbs/callback/two_networks.ipynb #31a15a89
