@@ -5,6 +5,7 @@ from fastai.callback.progress import ProgressCallback
 from fastnoisy.all import *
 from fastnoisy.analysis.calibration import calibrate
 from fastnoisy.audit.run import audit
+from fastnoisy.benchmark.recommend import recommend
 from fastnoisy.analysis.neighbors import embed, knn_vote
 from fastnoisy.analysis.noise_rate import estimate_noise
 from fastnoisy.core.hypergradient import VIRTUAL_STEPS
@@ -129,3 +130,22 @@ def test_audit(arch, tmp_path):
     assert len(report) == 96 and (tmp_path/'out/report.html').exists()
     loaded = load_learner(tmp_path/'out/learner.pkl')
     assert next(loaded.model.parameters()).device.type == 'cpu'
+
+# the recommender
+
+@pytest.mark.slow
+def test_recommend(tmp_path):
+    "A race, stopped and gone on with, on the device as on the CPU"
+    def race(device):
+        dls = dls_on(device, n=96)
+        folder,rows = tmp_path/torch.device(device).type,[]
+        options = dict(recipes=['sce', 'elr'], epochs=4, lr=LR, out=folder, tell=rows.append)
+        recommend(dls, linear, 1, retrain=False, **options)
+        found = recommend(dls, linear, 4, **options)
+        assert next(found.learn.model.parameters()).device.type == torch.device(device).type
+        return found,rows
+    (found,rows),(expected,others) = both(race)
+    assert 'error' not in ' '.join(map(str, rows)) and len(rows) == len(others)
+    if IS_EXACT:
+        assert found.recipe == expected.recipe
+        assert_close(*(o.table.accuracy for o in (found, expected)))
