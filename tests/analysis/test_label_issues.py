@@ -139,3 +139,10 @@ def test_tensors_lists_and_series_are_taken():
 def test_what_does_not_fit_is_refused(bad, message):
     _,_,given = clusters(60)
     with pytest.raises(ValueError, match=message): find_label_issues(given, **bad)
+
+def test_an_id_that_is_no_number_of_classes():
+    "Memory for 10^12 classes was asked for"
+    x,_,given = clusters(60)
+    given[3] = 10**12
+    with pytest.raises(ValueError, match='the largest class id is 1000000000000 in 60 labels'):
+        find_label_issues(given, features=x)
