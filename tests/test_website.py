@@ -1,10 +1,10 @@
 "The site made from the notebooks: text, reference, links, and that nothing comes from the network."
-import ast
+import ast, re
 from pathlib import Path
 import pytest
 from browser import CHROMIUM, Browser
-from website import (argument_table, build, cells_of, definitions, faults, markdown, on_a_screen, pages, reference,
-                     root, sidebar, slug, symbols, text_of, title_of)
+from website import (CODE, argument_table, below, build, cells_of, definitions, faults, last_heading, markdown,
+                     on_a_screen, page_text, pages, reference, root, sidebar, slug, symbols, text_of, title_of)
 
 SOURCE = '''#| export
 @patch
@@ -57,6 +57,17 @@ def test_formulas():
     assert '$' not in text and '\\' not in text and text.count('<math') == 2 and '⟨' in text and '>arg<' in text
     block = markdown('$$\\Big\\{ a_1 \\Big\\} \\tag{2}$$', 'a.ipynb', {})
     assert '<div class="equation">' in block and '\\' not in block and '<mn>2</mn>' in block
+
+def test_headings_of_a_reference_are_below_their_section():
+    assert last_heading('# a\n\n## b\n```\n# c\n```\nd', 1) == 2 and last_heading('a # b', 3) == 3
+    assert below('### f { #f }', 1, False) == '## f { #f }' and below('### f', 3, True) == '#### f'
+    assert below('#### C.f', 2, False) == '### C.f' and below('#### C.f', 2, True) == '#### C.f'
+    assert below('```python\nf()\n```', 2, True) == '```python\nf()\n```'
+
+def test_no_page_leaves_out_a_level_of_headings(tmp_path):
+    for page in pages():
+        levels = [len(o) for o in re.findall('^(#+) ', CODE.sub('', page_text(page, tmp_path, {})), flags=re.M)]
+        assert levels[0] == 1 and all(b <= a + 1 for a,b in zip(levels, levels[1:])), page
 
 def test_anchors(): assert slug('Your own method, and `your` data?') == 'your-own-method-and-your-data'
 

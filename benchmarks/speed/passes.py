@@ -19,7 +19,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from fastnoisy.benchmark.train import train_one
 from fastnoisy.benchmark.trial import VERSIONS
 from fastnoisy.data.digits import digits_dls
-from fastnoisy.methods import METHODS
+from fastnoisy.core.registry import METHODS
 from fastnoisy.models import small_cnn
 
 def known_methods():

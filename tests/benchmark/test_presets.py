@@ -6,7 +6,7 @@ from fastnoisy.data.digits import digits_dls
 from fastnoisy.benchmark.datasets import DATASETS
 from fastnoisy.benchmark.runner import run_grid
 from fastnoisy.benchmark.tables import grid_report
-from fastnoisy.methods import METHODS
+from fastnoisy.core.registry import METHODS
 from fastnoisy.benchmark.presets import CPU, PRESETS, described, preset_arguments
 from helpers import write_cifar
 

@@ -241,12 +241,30 @@ def code_cell(cell, folder, page, n):
     elif 'echo: false' not in said and 'echo:false' not in said: yield f'```python\n{code}\n```'
     yield from outputs(cell, folder, page, n)
 
+def last_heading(text, level):
+    "Level of the last heading of a text, `level` if it has none"
+    found = re.findall('^(#+) ', CODE.sub('', text), flags=re.M)
+    return len(found[-1]) if found else level
+
+def below(text, level, has_class):
+    "A reference with its heading one below that of its section, a patched method's two below where its class is shown"
+    marks = re.match('#+', text)
+    if marks is None: return text
+    depth = level + 1 + (len(marks[0]) == 4 and has_class)
+    return '#'*min(depth, 5) + text[len(marks[0]):]
+
 def page_text(page, folder, names):
-    parts = []
+    parts,level,has_class = [],1,False
     for n,cell in enumerate(cells_of(root/'nbs'/page)):
-        if cell['cell_type'] == 'markdown': parts.append(markdown(text_of(cell['source']), page, names))
+        if cell['cell_type'] == 'markdown':
+            text = text_of(cell['source'])
+            after = last_heading(text, 0)
+            if after: level,has_class = after,False
+            parts.append(markdown(text, page, names))
         elif cell['cell_type'] == 'code':
             for o in code_cell(cell, folder, page, n):
+                o = below(o, level, has_class)
+                has_class |= o.startswith('#'*(level + 1) + ' ')
                 made = o.startswith(('```', '<', '!', '???')) and not o.startswith('<div class="output" markdown>')
                 parts.append(o if made else markdown(o, page, names))
     return '\n\n'.join(parts) + '\n'
@@ -270,6 +288,7 @@ CSS = '''
 .table-tools input { font: inherit; color: inherit; background: none; padding: .2em .6em; border-radius: .2rem;
   border: .05rem solid var(--md-default-fg-color--lighter); max-width: 14em; }
 .md-typeset img { max-width: 100%; }
+.md-typeset td:nth-child(-n+2) > code { word-break: normal; overflow-wrap: normal; white-space: nowrap; }
 [data-md-color-scheme="slate"] .md-typeset img { background: #fff; border-radius: .3rem; }
 .md-typeset details.abstract { font-size: .64rem; border: 0; box-shadow: none; background: none; }
 .md-typeset details.abstract > summary { background: none; font-weight: normal; opacity: .75; }
