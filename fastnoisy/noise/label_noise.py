@@ -35,8 +35,8 @@ def check_labels(
     if ids.ndim != 1:
         raise ValueError(f'{name} must have the shape (N,), got {ids.shape}; one column is taken with labels[:, 0]')
     if n_classes is None and ids.max() >= max(10_000, 10*len(ids)):
-        raise ValueError(f'{name}: the largest class id is {ids.max()} in {len(ids)} labels; number the classes from 0, '
-                         'or state n_classes=')
+        raise ValueError(f'{name}: the largest class id is {ids.max()} in {len(ids)} labels: number the classes from '
+                         '0, or state n_classes=')
     n_classes = int(ids.max())+1 if n_classes is None else int(n_classes)
     outside = np.flatnonzero((ids < 0) | (ids >= n_classes))
     if len(outside):
