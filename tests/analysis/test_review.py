@@ -154,6 +154,13 @@ def test_a_card_for_every_flagged_sample():
     part = report[report.given_label == 'dog']
     assert [o['given'] for o in review_data(part, n=1)['cards']] == ['dog']*2 and part.data_id == report.data_id
 
+def test_names_of_columns_that_are_none_of_pythons():
+    names = ['patient id', 'class', '_x', 'count', '1st']
+    report = small_report(**{o: [f'{o} {i}' for i in range(24)] for o in names})
+    report.id_columns = names
+    card = review_data(report, 4)['cards'][0]
+    assert card['more'] == {o: f'{o} {card["id"]}' for o in names}
+
 def test_reason():
     row = next(small_report().itertuples(index=False))
     said = reason(row, .031, ['cat', 'dog', 'dog'], 'dog', 'also')
