@@ -10,6 +10,7 @@ import argparse, sys, warnings
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 import fastnoisy
 
 # %% ../nbs/cli.ipynb #4e2c97e1
@@ -201,6 +202,7 @@ def parser():
     return p
 
 def _add_command(sub, name, help, **kwargs):
+    kwargs['description'] = fill(kwargs['description'], 79) # the formatter leaves lines as they are
     return sub.add_parser(name, help=help, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
 # %% ../nbs/cli.ipynb #709e2967
@@ -226,6 +228,7 @@ def _add_demo(sub):
 # %% ../nbs/cli.ipynb #198e956d
 _AUDIT_EXAMPLES = '''examples:
   fastnoisy audit photos                                one sub-folder per class
+  fastnoisy audit imagenette                            train and valid, with such sub-folders in them
   fastnoisy audit table.csv --y kind                    a table
   fastnoisy audit --csv list.csv --x file --y kind      images that a CSV lists
   fastnoisy audit table.csv --y anna ben carla          a table labelled by several annotators
@@ -241,7 +244,8 @@ def _add_audit(sub):
                     'suspicious first), learner.pkl and audit.json (what was read and written). '
                     'The source is never changed.')
     a.add_argument('path', nargs='?', metavar='PATH',
-                   help='folder with one sub-folder of images per class, or a CSV, Parquet or .npz file')
+                   help='folder with one sub-folder of images per class, alone or in train and valid, or a CSV, '
+                        'Parquet or .npz file')
     a.add_argument('--csv', metavar='FILE', help='a list of images (with --x), series (with --series) or a table')
     a.add_argument('--x', metavar='COLUMN',
                    help="CSV: paths of the images, relative to the CSV's folder (default: none, a table)")
@@ -373,7 +377,8 @@ def _add_recommend(sub):
                     'Stopped at any time, the same command goes on. The source is never changed.')
     add = r.add_argument
     add('path', nargs='?', metavar='PATH',
-        help='folder with one sub-folder of images per class, or a CSV, Parquet or .npz file')
+        help='folder with one sub-folder of images per class, alone or in train and valid, or a CSV, '
+             'Parquet or .npz file')
     add('--csv', metavar='FILE', help='a list of images (with --x), series (with --series) or a table')
     add('--x', metavar='COLUMN', help='CSV: paths of the images (default: none, a table)')
     add('--y', metavar='COLUMN', help='CSV: the labels (default: label)')

@@ -96,6 +96,13 @@ def test_help_and_module():
     assert 'fastnoisy demo --methods ce lilaw' in out and '--seed' in out
     assert parser().parse_args(['demo']).epochs == 15
 
+@pytest.mark.parametrize('command', ['audit', 'recommend'])
+def test_help_names_the_folders_that_are_read(command, capsys):
+    with pytest.raises(SystemExit): main([command, '--help'])
+    said = capsys.readouterr().out
+    assert 'alone or in train and valid' in ' '.join(said.split())
+    assert max(map(len, said.split('positional arguments')[0].splitlines())) < 80
+
 # fastnoisy bench
 
 def test_bench(tmp_path, capsys):

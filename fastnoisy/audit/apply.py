@@ -18,7 +18,7 @@ from ..analysis.report.decisions import changes_of, checked_decisions, read_deci
 from ..analysis.report.page import harmless, quoting_for
 from .results import APPLIED, ResultFolder, sha256
 from .sources import (folder_images, given_labels, is_parquet, label_columns, label_texts, read_npz,
-                                     read_parquet, read_texts)
+                                     read_texts)
 
 # %% ../../nbs/audit/apply.ipynb #3c9a8946
 def _listing(path):
@@ -71,18 +71,34 @@ def check_state(
         'samples that are the same stays.')
 
 # %% ../../nbs/audit/apply.ipynb #918af718
-def _corrected_parquet(source, y, rows, labels, part):
-    "The same of a Parquet file; the labels keep their type"
-    table = read_parquet(source)
-    texts = read_texts(source)[y].str.strip()
-    value = dict(zip(texts, table[y])) # of each label
-    table.isetitem(table.columns.get_loc(y), _replaced(table[y], rows, [value[o] for o in labels]))
-    table.to_parquet(part, index=False)
+def _arrow_table(source):
+    "A Parquet file as pyarrow reads it, with the types and notes it has; None where only another package reads it"
+    try: from pyarrow import parquet
+    except ImportError: return None
+    return parquet.ParquetFile(source).read()
 
-def _replaced(column, rows, values):
-    res = column.copy()
-    for i,v in zip(rows, values): res.iloc[int(i)] = v
-    return res
+def _with_column(source, name, change, part):
+    "A Parquet file whose column of this name is what `change` makes of it; all others have the types they had"
+    table = _arrow_table(source)
+    if table is not None:
+        import pyarrow
+        from pyarrow import parquet
+        k = table.schema.get_field_index(name)
+        if k < 0: table = table.append_column(name, pyarrow.array(change(None)))
+        else: table = table.set_column(k, table.schema.field(k), change(table.column(k)))
+        return parquet.write_table(table, part)
+    table = pd.read_parquet(source)
+    if name in table.index.names: table = table.reset_index()
+    table[name] = change(table[name] if name in table else None)
+    table.to_parquet(part)
+
+def _corrected_parquet(source, y, rows, labels, part):
+    "The same of a Parquet file; a label is taken from a row that has it, and so keeps its type"
+    texts = read_texts(source)[y].str.strip()
+    first,places = {o: i for i,o in reversed([*enumerate(texts)])},np.arange(len(texts))
+    places[np.asarray(rows, dtype=int)] = [first[o] for o in labels]
+    def change(column): return column.array.take(places) if isinstance(column, pd.Series) else column.take(places)
+    _with_column(source, y, change, part)
 
 def _free_column(table, name='label'):
     while name in table: name = f'reviewed_{name}'
@@ -93,11 +109,10 @@ def _with_labels(source, y, rows, labels, part):
     texts = read_texts(source)
     new = given_labels(texts, y)
     new[np.asarray(rows, dtype=int)] = list(labels)
-    table = read_parquet(source) if is_parquet(source) else texts
-    name = _free_column(table)
-    table[name] = new
-    if is_parquet(source): table.to_parquet(part, index=False)
-    else: table.to_csv(part, index=False, quoting=quoting_for(table))
+    name = _free_column(texts)
+    texts[name] = list(map(str, new))
+    if is_parquet(source): _with_column(source, name, lambda _: texts[name].tolist(), part)
+    else: texts.to_csv(part, index=False, quoting=quoting_for(texts))
     return name
 
 # %% ../../nbs/audit/apply.ipynb #d0d59fed

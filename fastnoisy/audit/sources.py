@@ -10,6 +10,7 @@ __all__ = ['MAX_CHARS', 'NPZ_NAMES', 'same_place', 'Labelled', 'look_at_image', 
 
 # %% ../../nbs/audit/sources.ipynb #d06eb3be
 import json, os, warnings
+from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -262,11 +263,28 @@ def is_parquet(
 def read_parquet(
     file, # Path
 )->pd.DataFrame:
-    "A table in Parquet; a `ValueError` where it is damaged, an `ImportError` that says what to install"
-    try: return pd.read_parquet(file).reset_index(drop=True)
+    """A table in Parquet, its index among the columns if it has a name; cells with several values are texts. A
+    `ValueError` where it is damaged, an `ImportError` that says what to install"""
+    try: table = pd.read_parquet(file)
     except ImportError as e: raise ImportError(
         f'{file} is a Parquet file: `pip install pyarrow` to read it, or save it as CSV.') from e
-    except (ValueError, OSError) as e: raise ValueError(f'{file} cannot be read: {str(e).splitlines()[0]}') from e
+    # a damaged file may raise anything
+    except Exception as e: raise ValueError(f'{file} cannot be read: {(str(e).splitlines() or [e])[0]}') from e
+    table.columns = table.columns.map(str) # pandas writes numbers as names too
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice): raise ValueError(f'{file} has two columns called {_listed(twice)}: give each a name of its own.')
+    names = [o for o in table.index.names if o is not None and str(o) not in table]
+    index = table.index.to_frame(index=False)[names].rename(columns=str)
+    return pd.concat([index, table.reset_index(drop=True)], axis=1).apply(_single_values)
+
+def _single_value(o):
+    if isinstance(o, bytes): return o.decode('utf-8', 'backslashreplace')
+    return o if isinstance(o, Hashable) else str(o.tolist() if isinstance(o, np.ndarray) else o)
+
+def _single_values(column):
+    "Lists, and what else a cell of Parquet may hold beside one value, as texts, as they would be in a CSV"
+    if column.dtype != object: return column
+    return column.astype(float) if pd.api.types.infer_dtype(column) == 'decimal' else column.map(_single_value)
 
 def _said_cells(column): return column.astype(object).where(column.notna(), '').map(str)
 

@@ -2,13 +2,18 @@
 import csv, errno, os, subprocess, sys
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
-from fastai.learner import load_learner
+from fastai.learner import Learner, load_learner
+from fastai.losses import CrossEntropyLossFlat
+from fastai.tabular.core import Categorify, TabDataLoader, TabularPandas
+from fastai.tabular.data import TabularDataLoaders
+from fasttransform import Pipeline
 from PIL import Image
 import fastnoisy.audit.run as run_module
-from fastnoisy.audit.learners import FillMissingAs
+from fastnoisy.audit.learners import FillMissingAs, labelled_learner
 from fastnoisy.audit.results import RECORD, ResultFolder, sha256, write_results
-from fastnoisy.audit.run import audit, kind_of_source, link_name
+from fastnoisy.audit.run import AuditReport, audit, kind_of_source, link_name
 from fastnoisy.analysis.report.page import quoting_for
+from fastnoisy.core.rng import isolated_rng
 from fastnoisy.audit.sources import MAX_CHARS, labelled_csv, labelled_npz, labelled_series, same_place
 from fastnoisy.analysis.report.table import NoiseReport
 
@@ -316,6 +321,44 @@ def test_a_column_and_its_na_twin(twin, tmp_path):
     assert np.array_equal(to.items['a_na__'] == to.classes['a_na__'].o2i[True], table.a.isna())
     assert to.items['a_na'].nunique() == 2 and np.isfinite(report.label_quality).all()
     learn = load_learner(tmp_path/'out/learner.pkl')
+    with learn.no_bar(): assert learn.predict(table.iloc[0])[1] in (0, 1)
+
+def columns_named(names, file):
+    "Numbers and texts in turn, under these names"
+    g = np.random.default_rng(1)
+    table = {o: g.normal(size=48) if i % 2 else g.choice(['p', 'q', 'r'], 48) for i,o in enumerate(names)}
+    pd.DataFrame(dict(table, label=['u', 'v', 'u', 'v', 'v', 'u']*8)).to_csv(file, index=False)
+    return file
+
+def names_of_attributes():
+    "All that fastai and pandas may ask for, and columns of the report"
+    classes = Learner, TabularDataLoaders, TabDataLoader, TabularPandas, Categorify, Pipeline, pd.DataFrame, AuditReport
+    found = {'loss_func', 'n_inp', 'vocab', 'dataset', 'device', 'bs', 'c', 'train', 'valid', 'opt_func', 'samples', 'notes',
+             'learn', 'item', 'row', 'split', 'given_label', 'whole', '__proto__', 'constructor'}
+    found |= {o for k in classes for o in dir(k) if not o.startswith('__')} | {*AuditReport._metadata}
+    return sorted(found - {'label'})
+
+@pytest.mark.parametrize('flip', [False, True])
+def test_columns_called_like_attributes_are_columns(flip, tmp_path):
+    "What is learnt depends on no name"
+    names = names_of_attributes()
+    names = names[1:] + names[:1] if flip else names # numbers were texts before
+    found = []
+    for i,o in enumerate((names, [f'column {i}' for i in range(len(names))])):
+        with isolated_rng(0):
+            learn,*_ = labelled_learner(labelled_csv(columns_named(o, tmp_path/f'{i}.csv')), device='cpu')
+            with learn.no_bar(), learn.no_logging():
+                learn.fit(1)
+                found.append(learn.get_preds(dl=learn.dls.train.new(shuffle=False))[0])
+        assert learn.dls.n_inp == 2 and isinstance(learn.loss_func, CrossEntropyLossFlat)
+    assert torch.equal(*found)
+
+def test_an_audit_of_columns_called_like_attributes(tmp_path):
+    names = ['loss_func', 'n_inp', 'vocab', 'learn', 'samples', 'dataset', 'item', 'whole', 'device', 'made', 'notes', 'origin']
+    report = short(csv=columns_named(names, tmp_path/'t.csv'), out=tmp_path/'out')
+    assert report.feature_columns == [*names[:6], 'source_item', *names[7:]] and report.vocab == ['u', 'v']
+    assert report[report.given_label == 'u'].summary().startswith('24 samples of 48')
+    learn,table = load_learner(tmp_path/'out/learner.pkl'),pd.read_csv(tmp_path/'t.csv')
     with learn.no_bar(): assert learn.predict(table.iloc[0])[1] in (0, 1)
 
 def test_fill_missing_as_fastai_does():

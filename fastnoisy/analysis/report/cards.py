@@ -256,13 +256,15 @@ def _number(v, digits=4): return None if v is None or not math.isfinite(v) else 
 # %% ../../../nbs/analysis/report/cards.ipynb #3ec704c2
 def _cards(rows, near, ranks, reasons, extra):
     "One dict per card"
+    names = [o for o in extra if o != 'row']
+    more = rows[names].astype(object).to_numpy() # a name may be no name of Python's, such as 'patient id'
     for k,row in enumerate(rows.itertuples(index=False)):
         yield dict(
             id=int(row.sample_id), row=int(row.row) if 'row' in extra else None, item=str(row.item),
             given=row.given_label, suggested=suggestion_of(row), p=_number(row.noise_probability),
             quality=_number(row.label_quality),
             flagged=bool(row.is_label_issue), near=near[k], alike=int(ranks[k]), why=reasons[k], marks=marks_of(row),
-            more={o: said_value(rows[o].iat[k], 80) for o in extra if o != 'row'}) # any name, not only Python's
+            more={o: said_value(v, 80) for o,v in zip(names, more[k])})
 
 MAX_ODD = 1000 # cards of duplicates and outliers, flagged or not
 
