@@ -264,9 +264,12 @@ def _add_audit(sub):
     a.add_argument('--device', help='such as cpu or cuda (default: the fastest there is)')
     a.add_argument('--out', default='fastnoisy-audit', help='folder for the results (default: ./fastnoisy-audit)')
     a.add_argument('--seed', type=int, default=0, help='of the weights and the order of the data (default: 0)')
-    a.add_argument('--plant', type=float, default=0., metavar='SHARE',
-                   help='plant errors in a share of the labels, and measure how well they are found: three trainings '
-                        '(default: 0, one training without; try .1)')
+    how = a.add_mutually_exclusive_group()
+    how.add_argument('--plant', type=float, metavar='SHARE',
+                     help='plant errors in a share of the labels, and measure how well they are found: three trainings '
+                          '(default: .1 of 200 samples or more)')
+    how.add_argument('--fast', dest='plant', action='store_const', const=0., default=None,
+                     help='one training, without planted errors: a third of the time')
     a.add_argument('--apply', choices=['report', 'copy'], default='report',
                    help='copy: also write a corrected copy of the CSV or .npz, or a folder of links (default: report)')
     _add_audit_training(a.add_argument)

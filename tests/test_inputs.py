@@ -2,7 +2,8 @@
 import numpy as np, pytest, torch
 import torch.nn.functional as F
 from torch import nn
-from fastai.basics import CrossEntropyLossFlat, Learner
+from fastai.basics import CrossEntropyLossFlat, DataLoaders, Learner
+from torch.utils.data import DataLoader as TorchDataLoader
 from fastai.callback.progress import ProgressCallback
 from fastnoisy.analysis.report.table import noise_report
 from fastnoisy.callback.dynamics import DynamicsCallback
@@ -82,6 +83,15 @@ def test_a_loss_that_wants_all_outputs_gets_them(name):
     try: learn.fit(3, LR)
     except AssertionError: pytest.fail('the loss got the first output alone')
     assert len(noise_report(learn)) == N
+
+def test_plain_pytorch_loaders(method):
+    "Their batches are lists"
+    dls = make_dls()
+    loaders = [TorchDataLoader(o.dataset, 16, shuffle=True, drop_last=True) for o in dls.loaders]
+    learn = make(method, DataLoaders(*loaders, device='cpu'))
+    learn.fit(3, LR)
+    assert weights_of(learn.model).isfinite().all()
+    if methods_in(learn): assert len(noise_report(learn)) == N
 
 @pytest.mark.parametrize('loss_func', [CrossEntropyLossFlat, GCELoss])
 def test_models_in_64_bits(method, loss_func):

@@ -44,7 +44,7 @@ def by_audit(args, tmp, images, given, seed):
         np.savez(tmp/'data.npz', images=images, labels=given)
         source = dict(npz=tmp/'data.npz')
     report = audit(**source, arch=args.arch, epochs=args.epochs, pretrained=False, seed=seed, device=args.device,
-                   out=tmp/'out')
+                   out=tmp/'out', plant=0)
     rows = report.row.values
     if args.as_folder: rows = np.array([int(Path(o).stem) for o in report['item']])
     flagged,position = np.zeros(len(given), bool),np.empty(len(given))

@@ -22,7 +22,7 @@ from ..analysis.report.table import NoiseReport
 from ..analysis.report.page import harmless, quoting_for
 from .learners import labelled_learner
 from .progress import EpochProgress, quiet_packages
-from .planted import recipe, train_with_planted_errors
+from .planted import ENOUGH, planted_share, recipe, train_with_planted_errors
 from .apply import Applied, all_arrays, apply_decisions, corrected_csv, corrected_npz, origin_of
 from ..analysis.report.decisions import is_decisions
 from ..analysis.report.oddities import oddities
@@ -121,7 +121,10 @@ def _add_columns(report, samples):
         report['near_duplicate'],report['is_outlier'] = found.near_duplicate,found.is_outlier
     if samples.kind == 'table': report.feature_columns = add(samples.inputs, None)
 
-def _report(learn, samples, partial, n_epochs):
+_FEW = (f'With fewer than {ENOUGH} samples no errors were planted, so how good the list is has not been measured '
+        '(--plant .1 does it).')
+
+def _report(learn, samples, partial, n_epochs, few):
     plain = learn.noise_report(valid=samples.n_train < len(samples), threshold=learn.bmm.threshold)
     report = AuditReport(plain).__finalize__(plain)
     report.insert(1, 'row', samples.rows)
@@ -130,7 +133,7 @@ def _report(learn, samples, partial, n_epochs):
     report.samples,report.partial = samples,partial
     interrupted = [f'PARTIAL: interrupted after {learn.bmm.n_epochs} of {n_epochs} epochs.'] if partial else []
     crowd = [] if report.annotators is None else [_said_annotators(report)]
-    report.notes = interrupted + crowd + samples.notes
+    report.notes = interrupted + crowd + samples.notes + [_FEW]*few
     return report
 
 # %% ../../nbs/audit/run.ipynb #835aa016
@@ -369,17 +372,17 @@ def command_line(
         else: words += [f'--{name}', *map(str, value if isinstance(value, (list, tuple)) else [value])]
     return ' '.join(map(shlex.quote, words))
 
-def _said_settings(learn, settings):
+def _said_settings(learn, settings, share):
     "What an audit was done with, beside the network"
     said = [f'flagged above a probability of {settings["threshold"]}', f'{learn.dls.train.bs} samples in a batch',
             f'temperature {TEMPERATURE}', f'seed {settings["seed"]}']
-    if settings['plant']: said.append(f'errors planted in {settings["plant"]:.0%} of the labels')
+    if share: said.append(f'errors planted in {share:.0%} of the labels')
     return ', '.join(said)
 
 def _command(kind, source, settings, out):
     "The command that repeats an audit"
     words = ['fastnoisy', 'audit', *([] if kind == 'path' else [f'--{kind}']), str(source)]
-    usual = dict(y='label', seed=0, series=False, threshold=.5, plant=0)
+    usual = dict(y='label', seed=0, series=False, threshold=.5)
     return command_line(words, {**settings, 'out': out}, usual)
 
 # %% ../../nbs/audit/run.ipynb #f232bb6d
@@ -398,7 +401,7 @@ def audit(
     out='fastnoisy-audit', # Folder for the results
     seed:int=0, # Of weights, order and augmentation; on a CPU the same seed gives the same result
     apply:str='report', # 'report', or 'copy' to write a corrected copy as well
-    plant:float=0., # Share of the labels to plant errors in, in (0, .5]: three trainings, and the report says how good it is; 0: one
+    plant:float=None, # Share of the labels to plant errors in, by three trainings; 0: one training; None: see `planted_share`
     threshold:float=.5, # Noise probability above which a label is flagged, in (0, 1)
     bs:int=None, # Samples in a batch, at most, >= 2; None: see `batch_size_for`
     workers:int=None, # Processes that load images; None: none below 2,000 images, else fastai's choice
@@ -411,7 +414,7 @@ def audit(
     if len(y) == 1: (y,) = y
     _check_columns(kind, x, y, series, text)
     _check_options(kind, series, x, epochs, device, apply, threshold, workers)
-    if not 0 <= plant <= .5: raise ValueError(f'plant={plant}: give a share of the labels up to .5, or 0.')
+    planted_share(plant, ENOUGH) # an error comes before anything is read
     settings = dict(x=x, y=y, series=series, text=text, arch=arch, epochs=epochs, size=size, pretrained=pretrained,
                     seed=seed, threshold=threshold, plant=plant, bs=bs, workers=workers)
     with quiet_packages(),_result_folder(out, source, apply).alone() as folder:
@@ -426,12 +429,13 @@ def audit(
             found = f'{len(samples)} samples of {len(samples.vocab)} classes. {samples.said_splits}'.rstrip()
             print(f'{found} Training {what}, {epochs} epochs, on {device}.', flush=True)
             def fit(o): return _train(o, epochs, pretrained)
-            how = dict(share=plant, seed=seed, temperature=TEMPERATURE, threshold=threshold)
-            learn,stopped = train_with_planted_errors(learn, fit, **how) if plant else (learn, fit(learn))
-        report = _report(learn, samples, stopped, epochs + pretrained)
+            share = planted_share(plant, samples.n_train)
+            how = dict(share=share, seed=seed, temperature=TEMPERATURE, threshold=threshold)
+            learn,stopped = train_with_planted_errors(learn, fit, **how) if share else (learn, fit(learn))
+        report = _report(learn, samples, stopped, epochs + pretrained, plant is None and not share)
         report.origin = _origin(report, origin, folder)
         report.made = {**report.made, 'data': str(source), 'trained': f'{what}, {epochs} epochs, on {device}',
-                       'settings': _said_settings(learn, settings),
+                       'settings': _said_settings(learn, settings, share),
                        'command': _command(kind, source, settings, folder.path)}
         print('', report.summary(), sep='\n', flush=True)
         _write(report, folder)

@@ -54,13 +54,16 @@ class PlantedErrorsCallback(MethodCallback):
         beside=None, # `PlantedErrorsCallback` of a training before, on the same data: its errors again, and all are judged together
         seed:int=0, # Of what is planted
         recipe:str=None, # Name of the kind of training, the same without planted errors; None: its methods, or 'plain'
+        threshold:float=.5, # Noise probability above which a label is flagged, in (0, 1)
     ):
+        require(0 < threshold < 1, 'threshold', threshold, 'give a probability in (0, 1)')
         require(0 < share <= .5 or (share == 0 and beside is not None), 'share', share,
                 'give a share of the labels in (0, .5]; 0 only with `beside`, a training with planted errors')
         is_one = beside is None or isinstance(beside, PlantedErrorsCallback)
         require(is_one, 'beside', beside, 'give the PlantedErrorsCallback of a Learner: learn.planted')
         require(beside is None or beside.planted is not None, 'beside', beside, 'train with it first')
         self.share,self.beside,self.seed = share,beside,seed
+        self.threshold = threshold
         self.planted = None if beside is None else beside.planted
         self.margins = self.probs = self.early = None
         self.n_epochs,self.recipe,self._found = 0,recipe,None
@@ -152,20 +155,22 @@ def verdict(self:PlantedErrorsCallback)->Findings: # None before training
 
 @patch
 def suggested_labels(self:PlantedErrorsCallback)->np.ndarray: # (N,) class ids, -1 = none; None before training
-    "The class with the highest mean probability; of what is probably wrong, the highest other than the given"
+    "The class with the highest mean probability; of what is flagged, the highest other than the given"
     if self.margins is None: return None
     probs,p = np.nan_to_num(self.record().probs),np.nan_to_num(self.findings().probability)
     given,rows = self.planted.given,np.arange(len(p))
     if self.share and probs.shape[1] > 2: probs[rows[self.planted.wrong], self.planted.labels[self.planted.wrong]] = -1
-    probs[rows[p > .5], given[p > .5]] = -2
+    flagged = p > self.threshold
+    probs[rows[flagged], given[flagged]] = -2
     return np.where(self.margins.seen.cpu().numpy(), probs.argmax(1), -1)
 
 @patch
 def to_frame(self:PlantedErrorsCallback)->pd.DataFrame:
     "One row per sample: sample_id, label_quality, noise_probability, is_label_issue"
     found = self.findings()
+    flagged = np.nan_to_num(found.probability) > self.threshold
     return pd.DataFrame(dict(sample_id=np.arange(len(found.quality)), label_quality=found.quality,
-                             noise_probability=found.probability, is_label_issue=np.nan_to_num(found.probability) > .5))
+                             noise_probability=found.probability, is_label_issue=flagged))
 
 # %% ../../nbs/callback/planted.ipynb #baf6b055
 @patch

@@ -24,7 +24,7 @@ class Mixed:
 def _wide(lam, t): return lam.view(-1, *[1]*(t.dim() - 1)) if lam.dim() else lam
 
 def mixup(
-    x, # Inputs, a tensor (B, ...) or a tuple of them, floating point
+    x, # Inputs, a tensor (B, ...) or several of them, floating point
     q:Tensor, # Class probabilities, (B, K), or values to blend of any shape (B, ...)
     alpha:float=4., # Of the Beta distribution, > 0; 0: nothing is blended
     folded:bool=True, # Largest share to the first sample?
@@ -32,7 +32,7 @@ def mixup(
     generator:torch.Generator=None, # Of the random numbers; default PyTorch's global stream
 )->Mixed:
     "Each sample blended with another of the batch"
-    x = x if isinstance(x, tuple) else (x,)
+    x = (x,) if isinstance(x, Tensor) else tuple(x) # PyTorch's own loaders give lists
     b,device = len(q),q.device
     if alpha < 0: raise ValueError(f'alpha={alpha}: give a number > 0, or 0 to blend nothing.')
     partners = torch.randperm(b, generator=generator).to(device, non_blocking=True)

@@ -232,7 +232,7 @@ def write_digits(folder, wrong, n=300):
         Image.fromarray((DIGITS.images[i]*255/16).astype(np.uint8)).save(folder/label/f'{i:04}.png')
     return folder
 
-def run_audit(source, out): return audit(source, epochs=12, device='cpu', out=out)
+def run_audit(source, out): return audit(source, epochs=12, device='cpu', out=out, plant=0)
 
 @pytest.mark.skipif(CHROMIUM is None, reason='needs Chromium')
 def test_round_trip(tmp_path, capsys):

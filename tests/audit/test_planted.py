@@ -2,6 +2,7 @@
 import numpy as np, pandas as pd, pytest
 from fastai.learner import load_learner
 from sklearn.datasets import load_breast_cancer
+from fastnoisy.audit.planted import planted_share
 from fastnoisy.audit.run import audit
 
 @pytest.fixture(scope='module')
@@ -19,7 +20,7 @@ def source(tmp_path_factory):
 def test_nothing_planted_reaches_a_file(source, tmp_path, capsys):
     file,table = source
     before = file.read_bytes()
-    report = audit(csv=file, epochs=8, device='cpu', out=tmp_path/'out', plant=.1)
+    report = audit(csv=file, epochs=8, device='cpu', out=tmp_path/'out') # it is what an audit does
     said = capsys.readouterr().out
     assert 'Training 1 of 3' in said and 'labels broken on purpose the list finds' in said
     assert file.read_bytes() == before
@@ -38,3 +39,22 @@ def test_too_little_training_is_said(source, tmp_path):
 def test_a_share_that_cannot_be(source, tmp_path):
     with pytest.raises(ValueError, match='plant=0.7'): audit(csv=source[0], out=tmp_path/'out', plant=.7, device='cpu')
     assert not (tmp_path/'out').exists()
+
+def test_when_errors_are_planted(source, tmp_path, capsys):
+    "With 200 training samples; or where it is asked for, but not with --fast"
+    assert [planted_share(None, n) for n in (199, 200, 10**6)] == [0, .1, .1]
+    assert [planted_share(o, n) for o in (0, .3) for n in (20, 10**6)] == [0, 0, .3, .3]
+    report = audit(csv=source[0], epochs=1, device='cpu', out=tmp_path/'out', plant=0)
+    assert 'of 3' not in capsys.readouterr().out and report.source != 'planted'
+    few = tmp_path/'few.csv'
+    source[1].head(199).to_csv(few, index=False)
+    report = audit(csv=few, epochs=1, device='cpu', out=tmp_path/'few')
+    assert 'of 3' not in capsys.readouterr().out and 'fewer than 200 samples' in report.summary()
+
+def test_what_is_flagged_is_above_the_threshold(source, tmp_path):
+    counts = []
+    for t in (.5, .9):
+        report = audit(csv=source[0], epochs=8, device='cpu', out=tmp_path/'out', threshold=t)
+        assert report.source == 'planted' and (report.noise_probability[report.is_label_issue] > t).all()
+        counts.append(int(report.is_label_issue.sum()))
+    assert counts[0] > counts[1]

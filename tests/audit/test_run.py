@@ -392,7 +392,7 @@ def test_threshold_batches_and_workers(tmp_path):
     source = write_npz(tmp_path/'d.npz', 300, np.random.default_rng(0).choice(300, 40, replace=False))
     counts = {}
     for t in (.01, .99):
-        report = audit(source, threshold=t, bs=50, workers=0, epochs=5, device='cpu', out=tmp_path/str(t))
+        report = audit(source, threshold=t, bs=50, workers=0, epochs=5, device='cpu', out=tmp_path/str(t), plant=0)
         counts[t],bmm = int(report.is_label_issue.sum()),report.learn.bmm
         assert report.learn.dls.train.bs == 50 and (bmm.p_noisy[report.is_label_issue.values] > t).all()
     assert counts[.01] > counts[.99]

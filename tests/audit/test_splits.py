@@ -118,7 +118,7 @@ def test_valid_is_judged_and_written_back(tmp_path, capsys):
     source = tmp_path/'digits'
     for name,ids in dict(train=train, valid=valid, test=test).items(): write(source/name, ids, wrong)
     before = contents(source)
-    report = audit(source, epochs=12, device='cpu', out=tmp_path/'out', apply='copy')
+    report = audit(source, epochs=12, device='cpu', out=tmp_path/'out', apply='copy', plant=0)
     said = capsys.readouterr().out
     assert 'Trained on train (240 images); valid (160 images) and test (40 images) took no part' in said
     assert len(report.learn.dls.train_ds) == 240 and 'by 200 validation labels' in report.summary()
@@ -147,7 +147,7 @@ def test_valid_is_judged_and_written_back(tmp_path, capsys):
     for row in report.itertuples():
         split,label,name = found[Path(row.item).stem].split('/')
         assert split == row.split and label == row.suggested_label and name == Path(row.item).name
-    again = audit(tmp_path/'new', epochs=12, device='cpu', out=tmp_path/'second')
+    again = audit(tmp_path/'new', epochs=12, device='cpu', out=tmp_path/'second', plant=0)
     assert again.is_label_issue.sum() < report.is_label_issue.sum()/2 and set(again.split) == set(report.split)
 
 def test_one_epoch_and_few_held_out_images(tmp_path):
