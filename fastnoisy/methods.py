@@ -27,9 +27,11 @@ from .callback.knn import KNNCorrectionCallback
 from .callback.lilaw import LiLAWCallback
 from .callback.meta import L2RCallback, MetaWeightNetCallback
 from .callback.m_correction import MCorrectionCallback
+from .callback.pes import PESCallback
 from .callback.self_adaptive import SATCallback, SELCCallback
 from .callback.sop import SOPCallback, SOPPlusCallback
 from .callback.transition import TransitionCallback
+from .callback.unicon import UNICONCallback
 from .core.registry import METHODS, Method, register_method
 from .losses.asymmetric import AELLoss, AGCELoss, AULLoss, NCEAELLoss, NCEAGCELoss, NCEAULLoss
 from .losses.clipped import EpsilonSoftmaxLoss, LogitClipLoss

@@ -51,10 +51,12 @@ from fastnoisy.callback.knn import KNNCorrectionCallback
 from fastnoisy.callback.lilaw import LiLAWCallback
 from fastnoisy.callback.m_correction import MCorrectionCallback
 from fastnoisy.callback.meta import L2RCallback, MetaWeightNetCallback
+from fastnoisy.callback.pes import PESCallback, PESSemiCallback
 from fastnoisy.callback.planted import PlantedErrorsCallback
 from fastnoisy.callback.self_adaptive import SATCallback, SELCCallback
 from fastnoisy.callback.sop import SOPCallback, SOPPlusCallback
 from fastnoisy.callback.transition import GLCCallback, TransitionCallback, VolMinNetCallback
+from fastnoisy.callback.unicon import UNICONCallback
 from fastnoisy.cli import main as command_line
 from fastnoisy.core.method import MethodCallback
 from fastnoisy.noise.human import HumanNoise, annotator_noise, read_labels
@@ -131,8 +133,9 @@ def checkpoints(rng, folder):
 CALLBACKS = (ALSOCallback, BMMFilterCallback, CDRCallback, CORES2Callback, CoTeachingCallback, CoTeachingPlusCallback,
              DecouplingCallback, DivideMixCallback, DynamicsCallback, ELRCallback, ELRPlusCallback, FINECallback,
              GLCCallback, IDOCallback, JoCoRCallback, KNNCorrectionCallback, L2RCallback, LiLAWCallback,
-             MCorrectionCallback, MetaWeightNetCallback, PlantedErrorsCallback, SATCallback, SELCCallback,
-             SOPCallback, SOPPlusCallback, TransitionCallback, TwoModelConfidenceCallback, VolMinNetCallback)
+             MCorrectionCallback, MetaWeightNetCallback, PESCallback, PESSemiCallback, PlantedErrorsCallback,
+             SATCallback, SELCCallback, SOPCallback, SOPPlusCallback, TransitionCallback, TwoModelConfidenceCallback,
+             UNICONCallback, VolMinNetCallback)
 NEEDED = {BMMFilterCallback: dict(signal='loss'), IDOCallback: dict(view=lambda x, seed: x),
           SOPPlusCallback: dict(view=lambda x: x)} # on data that are no images
 HOSTILE = (-1, 0, 1, 2, .5, 1e-30, 1e30, -1e30, math.nan, math.inf, -math.inf, 10**20, True, None, '', 'a', '5', [],

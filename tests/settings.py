@@ -20,10 +20,12 @@ from fastnoisy.callback.lilaw import LiLAWCallback
 from fastnoisy.callback.m_correction import MCorrectionCallback
 from fastnoisy.callback.meta import L2RCallback, MetaWeightNetCallback
 from fastnoisy.callback.noisy_valid import LabelWaveCallback, NoisyValidCallback
+from fastnoisy.callback.pes import PESCallback, PESSemiCallback
 from fastnoisy.callback.planted import PlantedErrorsCallback
 from fastnoisy.callback.self_adaptive import SATCallback, SELCCallback
 from fastnoisy.callback.sop import SOPCallback, SOPPlusCallback
 from fastnoisy.callback.transition import GLCCallback, TransitionCallback, VolMinNetCallback
+from fastnoisy.callback.unicon import UNICONCallback
 from fastnoisy.core.method import MethodCallback
 from fastnoisy.core.views import shifted
 from fastnoisy.noise.label_noise import LabelNoise
@@ -62,6 +64,12 @@ def m_correction(**kwargs): return MCorrectionCallback(warmup=1, **{'by': .8, **
 def selc(**kwargs): return SELCCallback(**{'warmup': 0, **kwargs})
 def sat(**kwargs): return SATCallback(**{'warmup': 0, **kwargs})
 def weight_net(**kwargs): return MetaWeightNetCallback(**{'lr': .01, **kwargs})
+def unicon(**kwargs):
+    "Its divergences form two groups for it, after one epoch too"
+    cb = early(UNICONCallback, **kwargs)
+    cb.by = .3
+    return cb
+
 def transition(**kwargs): return TransitionCallback(**{'T': .7*np.eye(3) + .1, **kwargs})
 def flipped(x): return x.flip(-1)
 
@@ -148,6 +156,13 @@ SETTINGS = {
                           text=lambda make_model: dict(peer=make_model())),
     'fine': Setting(lambda: dict(cbs=early(FINECallback, by=.48, min_per_class=1)), ('mask',), other_classes=_classes,
                     processes=False), # what it keeps does not fill their batches
+    'pes': Setting(lambda: dict(cbs=early(PESCallback, stages=(), min_per_class=12)), ('mask', 'weights'),
+                   other_classes=_classes, processes=False), # what it uses does not fill their batches
+    'pes-semi': Setting(lambda: dict(cbs=early(PESSemiCallback, stages=())), ('loss',), other_classes=_classes,
+                        mixup='leave MixUp and', processes=False),
+    'unicon': Setting(lambda **options: dict(cbs=unicon(**options)), ('loss',),
+                      moves=peer_moves('unicon'), other_classes=_model, mixup='leave MixUp and', processes=False,
+                      fresh=True, text=lambda make_model: dict(peer=make_model())),
     'm-correction': Setting(lambda: dict(cbs=m_correction()), ('labels', 'loss'), other_classes=_classes),
     'forward': Setting(lambda **options: dict(cbs=transition(**options)), ('loss',),
                        text=lambda make_model: dict(T=.9*np.eye(2) + .05),

@@ -24,7 +24,7 @@ class Mixed:
 def _wide(lam, t): return lam.view(-1, *[1]*(t.dim() - 1)) if lam.dim() else lam
 
 def mixup(
-    x, # Inputs, a tensor (B, ...) or several of them, floating point
+    x, # Inputs, a tensor (B, ...) or several of them; floating point, or alpha=0
     q:Tensor, # Class probabilities, (B, K), or values to blend of any shape (B, ...)
     alpha:float=4., # Of the Beta distribution, > 0; 0: nothing is blended
     folded:bool=True, # Largest share to the first sample?
@@ -39,7 +39,7 @@ def mixup(
     lam = _beta(alpha, b if per_sample else 1, generator).to(device, non_blocking=True)
     if folded: lam = torch.maximum(lam, 1 - lam)
     if not per_sample: lam = lam[0]
-    blend = lambda t: torch.lerp(t[partners], t, _wide(lam, t).to(t.dtype))
+    blend = lambda t: torch.lerp(t[partners], t, _wide(lam, t).to(t.dtype)) if alpha else t
     return Mixed(tuple(map(blend, x)), blend(q), lam, partners)
 
 def _beta(alpha, n, generator):

@@ -11,6 +11,7 @@ from fastnoisy.callback.dynamics import DynamicsCallback
 from fastnoisy.callback.divide_mix import (DivideMixCallback, Halves, VIEWS, can_blend, guess_mse, labelled_part,
                                            mean_probs)
 from fastnoisy.callback.division import class_shares, label_probs, refined_labels
+from fastnoisy.core.mixing import mixup
 from helpers import LR, N, linear, make, make_dls, weights_of
 from settings import divide_mix
 
@@ -48,6 +49,10 @@ def test_a_minimum_of_each_class_keeps_its_label():
 def test_class_shares_and_inputs():
     assert class_shares(torch.tensor([0, 0, 2, -1, 0]), 4).tolist() == [.75, 0, .25, 0]
     assert can_blend((torch.rand(2), torch.rand(2))) and not can_blend((torch.rand(2), torch.arange(2)))
+
+def test_words_are_not_blended():
+    x = torch.arange(8).view(4, 2)
+    assert torch.equal(mixup(x, torch.rand(4, 3), alpha=0.).x[0], x)
 
 # training
 

@@ -8,6 +8,7 @@ from torch import nn
 from fastai.basics import Callback, CrossEntropyLossFlat, L, Learner
 from fastai.callback.progress import ProgressCallback
 from fastnoisy.all import *
+from fastnoisy.callback.pes import PESCallback
 from helpers import LR, TESTS, make_dls, methods_of
 from on_device import DEVICE, KIND, Half, dls_on
 from pretend import Meter
@@ -50,6 +51,7 @@ OPTIONS = {
     # the threshold is one that divides the losses of this network: the methods act
     'divide-mix': lambda: dict(cbs=DivideMixCallback(warmup=1, by=1.1)),
     'm-correction': lambda: dict(cbs=m_correction(by=1.1)),
+    'pes': lambda: dict(cbs=early(PESCallback, stages=(), min_per_class=230)), # most samples are used: there are steps to look at
     'optimistic': lambda: dict(cbs=ALSOCallback(mode='optimistic')),
     'hypergradient:head': lambda: dict(cbs=lilaw(meta='hypergradient', meta_of='head')),
     'hypergradient:all': lambda: dict(cbs=lilaw(meta='hypergradient')),
