@@ -22,6 +22,7 @@ from .callback.elr import ELRCallback
 from .callback.elr_plus import ELRPlusCallback
 from .callback.divide_mix import DivideMixCallback
 from .callback.fine import FINECallback
+from .callback.disc import DISCCallback
 from .callback.ido import IDOCallback
 from .callback.knn import KNNCorrectionCallback
 from .callback.lilaw import LiLAWCallback
