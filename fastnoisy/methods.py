@@ -28,6 +28,7 @@ from .callback.knn import KNNCorrectionCallback
 from .callback.lilaw import LiLAWCallback
 from .callback.meta import L2RCallback, MetaWeightNetCallback
 from .callback.m_correction import MCorrectionCallback
+from .callback.pro_mix import ProMixCallback
 from .callback.self_adaptive import SATCallback, SELCCallback
 from .callback.sop import SOPCallback, SOPPlusCallback
 from .callback.transition import TransitionCallback

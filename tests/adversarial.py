@@ -53,6 +53,7 @@ from fastnoisy.callback.lilaw import LiLAWCallback
 from fastnoisy.callback.m_correction import MCorrectionCallback
 from fastnoisy.callback.meta import L2RCallback, MetaWeightNetCallback
 from fastnoisy.callback.planted import PlantedErrorsCallback
+from fastnoisy.callback.pro_mix import ProMixCallback
 from fastnoisy.callback.self_adaptive import SATCallback, SELCCallback
 from fastnoisy.callback.sop import SOPCallback, SOPPlusCallback
 from fastnoisy.callback.transition import GLCCallback, TransitionCallback, VolMinNetCallback
@@ -132,8 +133,9 @@ def checkpoints(rng, folder):
 CALLBACKS = (ALSOCallback, BMMFilterCallback, CDRCallback, CORES2Callback, CoTeachingCallback, CoTeachingPlusCallback,
              DecouplingCallback, DISCCallback, DivideMixCallback, DynamicsCallback, ELRCallback, ELRPlusCallback,
              FINECallback, GLCCallback, IDOCallback, JoCoRCallback, KNNCorrectionCallback, L2RCallback, LiLAWCallback,
-             MCorrectionCallback, MetaWeightNetCallback, PlantedErrorsCallback, SATCallback, SELCCallback, SOPCallback,
-             SOPPlusCallback, TransitionCallback, TwoModelConfidenceCallback, VolMinNetCallback)
+             MCorrectionCallback, MetaWeightNetCallback, PlantedErrorsCallback, ProMixCallback, SATCallback,
+             SELCCallback, SOPCallback, SOPPlusCallback, TransitionCallback, TwoModelConfidenceCallback,
+             VolMinNetCallback)
 NEEDED = {BMMFilterCallback: dict(signal='loss'), DISCCallback: dict(view=lambda x, seed: x),
           IDOCallback: dict(view=lambda x, seed: x)} # on data that are no images
 HOSTILE = (-1, 0, 1, 2, .5, 1e-30, 1e30, -1e30, math.nan, math.inf, -math.inf, 10**20, True, None, '', 'a', '5', [],

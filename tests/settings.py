@@ -22,6 +22,7 @@ from fastnoisy.callback.m_correction import MCorrectionCallback
 from fastnoisy.callback.meta import L2RCallback, MetaWeightNetCallback
 from fastnoisy.callback.noisy_valid import LabelWaveCallback, NoisyValidCallback
 from fastnoisy.callback.planted import PlantedErrorsCallback
+from fastnoisy.callback.pro_mix import ProMixCallback
 from fastnoisy.callback.self_adaptive import SATCallback, SELCCallback
 from fastnoisy.callback.sop import SOPCallback, SOPPlusCallback
 from fastnoisy.callback.transition import GLCCallback, TransitionCallback, VolMinNetCallback
@@ -63,6 +64,7 @@ def m_correction(**kwargs): return MCorrectionCallback(warmup=1, **{'by': .8, **
 def selc(**kwargs): return SELCCallback(**{'warmup': 0, **kwargs})
 def sat(**kwargs): return SATCallback(**{'warmup': 0, **kwargs})
 def weight_net(**kwargs): return MetaWeightNetCallback(**{'lr': .01, **kwargs})
+def pro_mix(**kwargs): return early(ProMixCallback, **{'noise_rate': .25, 'tau': .9, **kwargs})
 def transition(**kwargs): return TransitionCallback(**{'T': .7*np.eye(3) + .1, **kwargs})
 def flipped(x): return x.flip(-1)
 
@@ -169,6 +171,8 @@ SETTINGS = {
     'disc': Setting(lambda: dict(cbs=early(DISCCallback, start=.4, view=shifted)), ('weights', 'loss'),
                     data=with_images, keeps=disc_keeps, other_classes=_classes, mixup='leave MixUp and',
                     processes=False),
+    'pro-mix': Setting(lambda **options: dict(cbs=pro_mix(**options)), mixup='leave MixUp and',
+                       **beside('pro_mix', noise_rate=0)),
     'l2r': Setting(lambda **options: dict(cbs=L2RCallback(**options)), ('weights',), processes=False,
                    text=lambda make_model: dict(meta_of='head')),
     'meta-weight-net': Setting(lambda **options: dict(cbs=weight_net(**options)), ('weights',), processes=False,
