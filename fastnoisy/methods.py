@@ -22,11 +22,13 @@ from .callback.elr import ELRCallback
 from .callback.elr_plus import ELRPlusCallback
 from .callback.divide_mix import DivideMixCallback
 from .callback.fine import FINECallback
+from .callback.disc import DISCCallback
 from .callback.ido import IDOCallback
 from .callback.knn import KNNCorrectionCallback
 from .callback.lilaw import LiLAWCallback
 from .callback.meta import L2RCallback, MetaWeightNetCallback
 from .callback.m_correction import MCorrectionCallback
+from .callback.pro_mix import ProMixCallback
 from .callback.pes import PESCallback
 from .callback.self_adaptive import SATCallback, SELCCallback
 from .callback.sop import SOPCallback, SOPPlusCallback

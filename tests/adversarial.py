@@ -41,6 +41,7 @@ from fastnoisy.callback.co_teaching import CoTeachingCallback
 from fastnoisy.callback.confidence import TwoModelConfidenceCallback
 from fastnoisy.callback.cores2 import CORES2Callback
 from fastnoisy.callback.disagreement import CoTeachingPlusCallback, DecouplingCallback, JoCoRCallback
+from fastnoisy.callback.disc import DISCCallback
 from fastnoisy.callback.divide_mix import DivideMixCallback
 from fastnoisy.callback.fine import FINECallback
 from fastnoisy.callback.dynamics import DynamicsCallback
@@ -53,6 +54,7 @@ from fastnoisy.callback.m_correction import MCorrectionCallback
 from fastnoisy.callback.meta import L2RCallback, MetaWeightNetCallback
 from fastnoisy.callback.pes import PESCallback, PESSemiCallback
 from fastnoisy.callback.planted import PlantedErrorsCallback
+from fastnoisy.callback.pro_mix import ProMixCallback
 from fastnoisy.callback.self_adaptive import SATCallback, SELCCallback
 from fastnoisy.callback.sop import SOPCallback, SOPPlusCallback
 from fastnoisy.callback.transition import GLCCallback, TransitionCallback, VolMinNetCallback
@@ -131,13 +133,13 @@ def checkpoints(rng, folder):
 # numbers out of range
 
 CALLBACKS = (ALSOCallback, BMMFilterCallback, CDRCallback, CORES2Callback, CoTeachingCallback, CoTeachingPlusCallback,
-             DecouplingCallback, DivideMixCallback, DynamicsCallback, ELRCallback, ELRPlusCallback, FINECallback,
-             GLCCallback, IDOCallback, JoCoRCallback, KNNCorrectionCallback, L2RCallback, LiLAWCallback,
+             DecouplingCallback, DISCCallback, DivideMixCallback, DynamicsCallback, ELRCallback, ELRPlusCallback,
+             FINECallback, GLCCallback, IDOCallback, JoCoRCallback, KNNCorrectionCallback, L2RCallback, LiLAWCallback,
              MCorrectionCallback, MetaWeightNetCallback, PESCallback, PESSemiCallback, PlantedErrorsCallback,
-             SATCallback, SELCCallback, SOPCallback, SOPPlusCallback, TransitionCallback, TwoModelConfidenceCallback,
-             UNICONCallback, VolMinNetCallback)
-NEEDED = {BMMFilterCallback: dict(signal='loss'), IDOCallback: dict(view=lambda x, seed: x),
-          SOPPlusCallback: dict(view=lambda x: x)} # on data that are no images
+             ProMixCallback, SATCallback, SELCCallback, SOPCallback, SOPPlusCallback, TransitionCallback,
+             TwoModelConfidenceCallback, UNICONCallback, VolMinNetCallback)
+NEEDED = {BMMFilterCallback: dict(signal='loss'), DISCCallback: dict(view=lambda x, seed: x),
+          IDOCallback: dict(view=lambda x, seed: x), SOPPlusCallback: dict(view=lambda x: x)} # on data that are no images
 HOSTILE = (-1, 0, 1, 2, .5, 1e-30, 1e30, -1e30, math.nan, math.inf, -math.inf, 10**20, True, None, '', 'a', '5', [],
            [1, 2], (), {}, b'x', np.float32(.5), np.int64(3), torch.tensor(.5), torch.tensor([1., 2.]), object)
 CLEAR = ValueError,TypeError,NotImplementedError

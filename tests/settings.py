@@ -10,6 +10,7 @@ from fastnoisy.callback.co_teaching import CoTeachingCallback
 from fastnoisy.callback.cores2 import CORES2Callback
 from fastnoisy.callback.confidence import TwoModelConfidenceCallback
 from fastnoisy.callback.disagreement import CoTeachingPlusCallback, DecouplingCallback, JoCoRCallback
+from fastnoisy.callback.disc import DISCCallback
 from fastnoisy.callback.elr import ELRCallback
 from fastnoisy.callback.elr_plus import ELRPlusCallback
 from fastnoisy.callback.divide_mix import DivideMixCallback
@@ -22,6 +23,7 @@ from fastnoisy.callback.meta import L2RCallback, MetaWeightNetCallback
 from fastnoisy.callback.noisy_valid import LabelWaveCallback, NoisyValidCallback
 from fastnoisy.callback.pes import PESCallback, PESSemiCallback
 from fastnoisy.callback.planted import PlantedErrorsCallback
+from fastnoisy.callback.pro_mix import ProMixCallback
 from fastnoisy.callback.self_adaptive import SATCallback, SELCCallback
 from fastnoisy.callback.sop import SOPCallback, SOPPlusCallback
 from fastnoisy.callback.transition import GLCCallback, TransitionCallback, VolMinNetCallback
@@ -70,6 +72,7 @@ def unicon(**kwargs):
     cb.by = .3
     return cb
 
+def pro_mix(**kwargs): return early(ProMixCallback, **{'noise_rate': .25, 'tau': .9, **kwargs})
 def transition(**kwargs): return TransitionCallback(**{'T': .7*np.eye(3) + .1, **kwargs})
 def flipped(x): return x.flip(-1)
 
@@ -113,6 +116,7 @@ def selc_keeps(learn): return {'average': learn.selc.average.all()}
 def sop_keeps(learn): return {'u': learn.sop.u.all(), 'v': learn.sop.v.all()}
 def sop_plus_keeps(learn): return {'u': learn.sop_plus.u.all(), 'v': learn.sop_plus.v.all()}
 def sat_keeps(learn): return {'average': learn.sat.average.all()}
+def disc_keeps(learn): return {'said': learn.disc.said.all(), 'confidence': learn.disc.confidence.all()}
 def ido_keeps(learn): return {'counts': learn.ido.counts.all()}
 def confidence_keeps(learn): return {'mu': learn.confidence.mu}
 _classes = r"of the classes \['a', 'b', 'c'\], and now they are \['a', 'b', 'c', 'd'\]: use a new"
@@ -179,6 +183,11 @@ SETTINGS = {
                      **beside('jocor', noise_rate=0, lam=.1)),
     'ido': Setting(lambda: dict(cbs=early(IDOCallback, at_least=10, view=shifted)), ('weights', 'loss'),
                    data=with_images, keeps=ido_keeps, processes=False),
+    'disc': Setting(lambda: dict(cbs=early(DISCCallback, start=.4, view=shifted)), ('weights', 'loss'),
+                    data=with_images, keeps=disc_keeps, other_classes=_classes, mixup='leave MixUp and',
+                    processes=False),
+    'pro-mix': Setting(lambda **options: dict(cbs=pro_mix(**options)), mixup='leave MixUp and',
+                       **beside('pro_mix', noise_rate=0)),
     'l2r': Setting(lambda **options: dict(cbs=L2RCallback(**options)), ('weights',), processes=False,
                    text=lambda make_model: dict(meta_of='head')),
     'meta-weight-net': Setting(lambda **options: dict(cbs=weight_net(**options)), ('weights',), processes=False,

@@ -30,17 +30,24 @@ def mixup(
     folded:bool=True, # Largest share to the first sample?
     per_sample:bool=False, # A lambda for each sample; default one for the batch
     generator:torch.Generator=None, # Of the random numbers; default PyTorch's global stream
+    among:Tensor=None, # Samples that are blended with each other alone, (B,), bool, and the others with the others; default all
 )->Mixed:
     "Each sample blended with another of the batch"
     x = (x,) if isinstance(x, Tensor) else tuple(x) # PyTorch's own loaders give lists
     b,device = len(q),q.device
     if alpha < 0: raise ValueError(f'alpha={alpha}: give a number > 0, or 0 to blend nothing.')
-    partners = torch.randperm(b, generator=generator).to(device, non_blocking=True)
+    partners = _partners(torch.randperm(b, generator=generator).to(device, non_blocking=True), among)
     lam = _beta(alpha, b if per_sample else 1, generator).to(device, non_blocking=True)
     if folded: lam = torch.maximum(lam, 1 - lam)
     if not per_sample: lam = lam[0]
     blend = lambda t: torch.lerp(t[partners], t, _wide(lam, t).to(t.dtype)) if alpha else t
     return Mixed(tuple(map(blend, x)), blend(q), lam, partners)
+
+def _partners(order, among):
+    "A row for each, from those of a random order; nobody waits for the device to say how many are `among`"
+    if among is None: return order
+    own,drawn = ((~o).int().argsort(stable=True) for o in (among, among[order])) # those that are among first
+    return torch.empty_like(order).scatter_(0, own, order[drawn])
 
 def _beta(alpha, n, generator):
     "Beta(alpha, alpha), (n,), from two gamma variates"
