@@ -52,9 +52,9 @@ PRESETS |= {
 # %% ../../nbs/benchmark/presets.ipynb #c0ffee02
 _CALLBACKS = ['also', 'also+bmm', 'also+knn', 'lilaw', 'elr', 'elr+', 'selc', 'sat', 'sop', 'cdr', 'cores2', 'fine',
               'co-teaching', 'co-teaching+', 'jocor', 'decoupling', 'confidence', 'divide-mix', 'm-correction',
-              'forward', 'vol-min', 'l2r', 'meta-weight-net']
+              'pes', 'pes-semi', 'unicon', 'pro-mix', 'forward', 'vol-min', 'l2r', 'meta-weight-net']
 _LOSSES = ['sce', 'gce', 'js', 'nce+rce', 'agce', 'anl-ce', 'eps-softmax', 'logit-clip', 'bi-tempered', 'peer', 'nls']
-_FOR_IMAGES = ['gjs', 'sop+', 'ido']
+_FOR_IMAGES = ['gjs', 'sop+', 'ido', 'disc']
 _PEERS = dict(methods=['ce', *_CALLBACKS, *_LOSSES, *_FOR_IMAGES], seeds=3, epochs=30)
 PRESETS |= {
     'peers': dict(_PEERS, data='digits', noise=['symmetric:0,.4', 'pair:.3']),
