@@ -162,6 +162,14 @@ def test_cells_over_several_rows_are_repeated(tmp_path):
         b.choose('input', 'fashion also')
         assert shown(b, 2) == ['4']
 
+@pytest.mark.skipif(CHROMIUM is None, reason='needs Chromium')
+def test_cells_with_sentences_are_known(tmp_path):
+    cells = 'short','a sentence that is a good deal longer than a name'
+    page = table_page(tmp_path, result_table('<tr><th>a</th><th>b</th></tr>', [cells]))
+    with Browser(tmp_path, (390, 800)) as b:
+        b.open(page, 'true')
+        assert b.js("[...document.querySelectorAll('td')].map(o => o.classList.contains('long'))") == [False, True]
+
 @pytest.mark.slow
 def test_the_site_is_made_without_a_warning(tmp_path):
     "`build` ends with what is wrong: warnings, links, files from the network, missing pages"

@@ -288,6 +288,7 @@ CSS = '''
 .table-tools input { font: inherit; color: inherit; background: none; padding: .2em .6em; border-radius: .2rem;
   border: .05rem solid var(--md-default-fg-color--lighter); max-width: 14em; }
 .md-typeset img { max-width: 100%; }
+.md-typeset td.long { min-width: 11rem; }
 .md-typeset td:nth-child(-n+2) > code { word-break: normal; overflow-wrap: normal; white-space: nowrap; }
 [data-md-color-scheme="slate"] .md-typeset img { background: #fff; border-radius: .3rem; }
 .md-typeset details.abstract { font-size: .64rem; border: 0; box-shadow: none; background: none; }
