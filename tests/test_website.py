@@ -170,6 +170,12 @@ def test_cells_with_sentences_are_known(tmp_path):
         b.open(page, 'true')
         assert b.js("[...document.querySelectorAll('td')].map(o => o.classList.contains('long'))") == [False, True]
 
+# the search is in a shadow root
+INPUTS = """(function all(root) {
+  const inside = o => o.shadowRoot ? all(o.shadowRoot) : o.tagName === 'INPUT' ? [o] : []
+  return [...root.querySelectorAll('*')].flatMap(inside)
+})(document)"""
+
 @pytest.mark.slow
 def test_the_site_is_made_without_a_warning(tmp_path):
     "`build` ends with what is wrong: warnings, links, files from the network, missing pages"
@@ -187,6 +193,14 @@ def test_the_site_is_made_without_a_warning(tmp_path):
         before = shown(b)
         b.click('.output button.sort')
         assert shown(b) == sorted(before, key=str.lower) and b.problems() == []
+        field = f"{INPUTS}.find(o => o.ariaLabel === 'Search')"
+        b.js("[...document.querySelectorAll('button')].find(o => /Search/.test(o.innerText)).click()")
+        b.wait(f'!!{field}')
+        b.js(f'{field}.focus()')
+        for letter in 'mixture':
+            b.key(letter)
+            b.js('new Promise(ready => setTimeout(ready, 200))') # the answer comes meanwhile, and must not empty the field
+        assert b.js(f'{field}.value') == 'mixture'
 
 def method_pages(): return [o for o in dict(sidebar())['Methods'] if not o.endswith(('index.ipynb', 'tracking.ipynb'))]
 

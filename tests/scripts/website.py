@@ -356,12 +356,18 @@ if (location.protocol === 'file:') window.Worker = class {
     this.frame = Object.assign(document.createElement('iframe'), {hidden: true});
     document.body.append(this.frame);
     const inside = this.frame.contentWindow, script = inside.document.createElement('script');
-    inside.postMessage = data => setTimeout(() => this.onmessage && this.onmessage({data}));
+    inside.postMessage = data => {
+      const copy = structuredClone(data);
+      setTimeout(() => this.onmessage && this.onmessage({data: copy}));
+    };
     this.ready = new Promise((ready, failed) => Object.assign(script, {src: url, onload: ready, onerror: failed}));
     this.ready.catch(event => this.onerror && this.onerror(event));
     inside.document.head.append(script);
   }
-  postMessage(data) { this.ready.then(() => this.frame.contentWindow.onmessage({data})); }
+  postMessage(data) { // copies, as between threads
+    const copy = structuredClone(data);
+    this.ready.then(() => this.frame.contentWindow.onmessage({data: copy}));
+  }
   terminate() { this.frame.remove(); }
 };
 """
