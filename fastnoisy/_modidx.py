@@ -4004,6 +4004,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'fastnoisy.losses.base.losses_of': ('losses/base.html#losses_of', 'fastnoisy/losses/base.py'),
                                        'fastnoisy.losses.base.map_at_target': ( 'losses/base.html#map_at_target',
                                                                                 'fastnoisy/losses/base.py'),
+                                       'fastnoisy.losses.base.plot_losses': ('losses/base.html#plot_losses', 'fastnoisy/losses/base.py'),
                                        'fastnoisy.losses.base.powers': ('losses/base.html#powers', 'fastnoisy/losses/base.py'),
                                        'fastnoisy.losses.base.softmax_parts': ( 'losses/base.html#softmax_parts',
                                                                                 'fastnoisy/losses/base.py'),

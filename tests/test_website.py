@@ -3,8 +3,9 @@ import ast, re
 from pathlib import Path
 import pytest
 from browser import CHROMIUM, Browser
-from website import (CODE, argument_table, below, build, cells_of, definitions, faults, last_heading, markdown,
-                     on_a_screen, page_text, pages, reference, root, sidebar, slug, symbols, text_of, title_of)
+from website import (CODE, argument_table, below, build, cells_of, definitions, directives, faults, last_heading,
+                     markdown, on_a_screen, page_text, pages, reference, root, sidebar, slug, symbols, text_of,
+                     title_of)
 
 SOURCE = '''#| export
 @patch
@@ -161,6 +162,20 @@ def test_cells_over_several_rows_are_repeated(tmp_path):
         b.choose('input', 'fashion also')
         assert shown(b, 2) == ['4']
 
+@pytest.mark.skipif(CHROMIUM is None, reason='needs Chromium')
+def test_cells_with_sentences_are_known(tmp_path):
+    cells = 'short','a sentence that is a good deal longer than a name'
+    page = table_page(tmp_path, result_table('<tr><th>a</th><th>b</th></tr>', [cells]))
+    with Browser(tmp_path, (390, 800)) as b:
+        b.open(page, 'true')
+        assert b.js("[...document.querySelectorAll('td')].map(o => o.classList.contains('long'))") == [False, True]
+
+# the search is in a shadow root
+INPUTS = """(function all(root) {
+  const inside = o => o.shadowRoot ? all(o.shadowRoot) : o.tagName === 'INPUT' ? [o] : []
+  return [...root.querySelectorAll('*')].flatMap(inside)
+})(document)"""
+
 @pytest.mark.slow
 def test_the_site_is_made_without_a_warning(tmp_path):
     "`build` ends with what is wrong: warnings, links, files from the network, missing pages"
@@ -178,3 +193,39 @@ def test_the_site_is_made_without_a_warning(tmp_path):
         before = shown(b)
         b.click('.output button.sort')
         assert shown(b) == sorted(before, key=str.lower) and b.problems() == []
+        field = f"{INPUTS}.find(o => o.ariaLabel === 'Search')"
+        b.js("[...document.querySelectorAll('button')].find(o => /Search/.test(o.innerText)).click()")
+        b.wait(f'!!{field}')
+        b.js(f'{field}.focus()')
+        for letter in 'mixture':
+            b.key(letter)
+            b.js('new Promise(ready => setTimeout(ready, 200))') # the answer comes meanwhile, and must not empty the field
+        assert b.js(f'{field}.value') == 'mixture'
+
+def method_pages(): return [o for o in dict(sidebar())['Methods'] if not o.endswith(('index.ipynb', 'tracking.ipynb'))]
+
+ORDER = ['Knobs'], ['Cost'], ['Does it help?', 'Do they help?'], ['When not to use it', 'When not to use them']
+
+@pytest.mark.parametrize('page', method_pages())
+def test_order_of_a_method_page(page):
+    "Idea and one line of use, picture, knobs, cost, evidence that nobody typed, when not to use it; then the source"
+    cells = cells_of(root/'nbs'/page)
+    heads = [(i, o) for i,cell in enumerate(cells) if cell['cell_type'] == 'markdown'
+             for o in re.findall('^## (.+)$', text_of(cell['source']), flags=re.M)]
+    def place(wanted): return next((n for n,(_,o) in enumerate(heads) if o in wanted), None)
+    places = [place(o) for o in ORDER]
+    assert None not in places and places == sorted(places), f'{heads} beside {ORDER}'
+    knobs,_,help_,last = (heads[o][0] for o in places)
+    def kinds(cell): return [k for o in cell.get('outputs', []) for k in o.get('data', {})]
+    def shown(cells): return [k for o in cells if 'hide' not in directives(text_of(o['source'])) for k in kinds(o)]
+    opening = '\n'.join(text_of(o['source']) for o in cells[:2])
+    assert '```python' in opening and 'image/png' in shown(cells[:knobs + 1]), 'one line of use, and a picture'
+    assert {'text/html', 'text/markdown', 'image/png'} & {*shown(cells[help_:last + 1])}
+    text = '\n'.join(text_of(o['source']) for o in cells[help_:last + 1] if o['cell_type'] == 'markdown')
+    evidence = re.split('^## ', text, flags=re.M)
+    evidence = [o for o in evidence if not o.startswith(tuple(ORDER[0] + ORDER[1] + ORDER[3]))]
+    typed = re.search(r'^\|.*(± \d|\.\d\d)', '\n'.join(evidence), flags=re.M)
+    assert not typed, f'read the numbers from their CSV: {typed[0]}'
+    for cell in cells[:last + 1]:
+        source = text_of(cell['source'])
+        if 'export' in directives(source): assert not definitions(source), 'source comes last'

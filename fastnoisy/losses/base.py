@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['checked', 'log_probs', 'at_target', 'map_at_target', 'RobustLoss', 'is_loss', 'losses_of', 'function_of',
-           'KnownSlope', 'known_slope', 'with_slope', 'powers', 'softmax_parts', 'by_logits', 'class_prior']
+           'plot_losses', 'KnownSlope', 'known_slope', 'with_slope', 'powers', 'softmax_parts', 'by_logits',
+           'class_prior']
 
 # %% ../../nbs/losses/base.ipynb #8f20705a
 import copy
@@ -276,7 +277,7 @@ def extra_repr(self:RobustLoss)->str:
 @patch
 def __repr__(self:RobustLoss)->str: return f'{type(self).__name__}({self.extra_repr()})'
 
-# %% ../../nbs/losses/base.ipynb #c0ffee02
+# %% ../../nbs/losses/base.ipynb #a88bd9e5
 def is_loss(
     value, # Anything
 )->bool:
@@ -310,6 +311,27 @@ def function_of(
     "The function of a loss"
     return loss.func.func if isinstance(loss, RobustLoss) else loss
 
+# %% ../../nbs/losses/base.ipynb #b639b255
+def plot_losses(
+    losses:dict, # {name: function of logits (B, K) and class ids (B,) that gives (B,)}, or losses with `reduction='none'`
+    n_classes:int=10, # K, >= 2
+    figsize:tuple=(8, 2.7), # In inches
+):
+    """Draw losses by the probability of the given label, the other classes sharing the rest. Values are 0 where the
+    label is certain and 1 at one half, the slopes of its logit have a largest one of 1. Returns both axes"""
+    import matplotlib.pyplot as plt
+    p = torch.linspace(.001, .999, 301)
+    logits = F.pad((p/(1 - p)*(n_classes - 1)).log()[:,None], (0, n_classes - 1)).requires_grad_()
+    fig,axs = plt.subplots(1, 2, figsize=figsize, layout='constrained')
+    for name,func in losses.items():
+        values = func(logits, torch.zeros(len(p), dtype=torch.long))
+        slope = torch.autograd.grad(values.sum(), logits)[0][:,0].abs()
+        axs[0].plot(p, ((values - values[-1])/(values[150] - values[-1])).detach(), label=name)
+        axs[1].plot(p, slope/slope.max())
+    axs[0].set(ylim=(0, 5), xlabel='probability of the given label', title='value')
+    axs[1].set(ylim=(0, 1.05), xlabel='probability of the given label', title='slope')
+    axs[0].legend(fontsize=7)
+    return axs
 
 # %% ../../nbs/losses/base.ipynb #43c7bdcd
 class KnownSlope(torch.autograd.Function):
@@ -358,7 +380,7 @@ def with_slope(
     log_p.label = targets,label
     return total
 
-# %% ../../nbs/losses/base.ipynb #e74d71b5
+# %% ../../nbs/losses/base.ipynb #abed9d0f
 def powers(log_p, q=1.):
     "`p**q` to a few units of 1e-6, without gradient, in a third of the time of `exp` on a CPU"
     return (log_p*(q*math.log2(math.e))).exp2_()
@@ -373,7 +395,6 @@ def softmax_parts(logits):
 def by_logits(slope, p):
     "In place: a slope by `log p` becomes one by the logits"
     return slope.addcmul_(p, slope.sum(-1, keepdim=True), value=-1)
-
 
 # %% ../../nbs/losses/base.ipynb #c0ffee04
 def class_prior(

@@ -924,3 +924,18 @@ def test_label_asked_for_without_gradient_has_one_later():
     log_p,y = log_probs(torch.randn(4, 5, requires_grad=True), torch.arange(4))
     with torch.no_grad(): at_target(log_p, y)
     assert at_target(log_p, y).requires_grad
+
+def test_plot_of_losses():
+    "The curves are those of the formulas, and a `RobustLoss` is drawn as its function"
+    import matplotlib.pyplot as plt
+    from fastnoisy.losses.base import plot_losses
+    axs = plot_losses({'ce': ce_loss, 'mae': mae_loss, 'gce': GCELoss(reduction='none')}, n_classes=4)
+    p = torch.as_tensor(axs[0].lines[0].get_xdata())
+    formulas = [-p.log(), 1 - p, (1 - p**.7)/.7],[1 - p, p*(1 - p), p**.7*(1 - p)]
+    for ax,curves in zip(axs, formulas):
+        for line,y in zip(ax.lines, curves):
+            drawn = torch.as_tensor(line.get_ydata())
+            wanted = y/y.max() if ax is axs[1] else (y - y[-1])/(y[p == .5] - y[-1])
+            assert torch.allclose(drawn, wanted, atol=1e-4)
+    assert [o.get_label() for o in axs[0].lines] == ['ce', 'mae', 'gce']
+    plt.close(axs[0].figure)

@@ -84,7 +84,11 @@
     place.before(tools)
   }
 
+  // On a narrow screen a column of sentences stays as wide as a few words; the table scrolls instead
+  const LONG = 40
+
   function start() {
+    for (const cell of document.querySelectorAll('td')) cell.classList.toggle('long', cell.textContent.length > LONG)
     for (const table of document.querySelectorAll('.output table'))
       if (table.tHead && table.tBodies.length === 1 && table.tBodies[0].rows.length >= 5) prepare(table)
   }

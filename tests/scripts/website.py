@@ -288,6 +288,7 @@ CSS = '''
 .table-tools input { font: inherit; color: inherit; background: none; padding: .2em .6em; border-radius: .2rem;
   border: .05rem solid var(--md-default-fg-color--lighter); max-width: 14em; }
 .md-typeset img { max-width: 100%; }
+.md-typeset td.long { min-width: 11rem; }
 .md-typeset td:nth-child(-n+2) > code { word-break: normal; overflow-wrap: normal; white-space: nowrap; }
 [data-md-color-scheme="slate"] .md-typeset img { background: #fff; border-radius: .3rem; }
 .md-typeset details.abstract { font-size: .64rem; border: 0; box-shadow: none; background: none; }
@@ -355,12 +356,18 @@ if (location.protocol === 'file:') window.Worker = class {
     this.frame = Object.assign(document.createElement('iframe'), {hidden: true});
     document.body.append(this.frame);
     const inside = this.frame.contentWindow, script = inside.document.createElement('script');
-    inside.postMessage = data => setTimeout(() => this.onmessage && this.onmessage({data}));
+    inside.postMessage = data => {
+      const copy = structuredClone(data);
+      setTimeout(() => this.onmessage && this.onmessage({data: copy}));
+    };
     this.ready = new Promise((ready, failed) => Object.assign(script, {src: url, onload: ready, onerror: failed}));
     this.ready.catch(event => this.onerror && this.onerror(event));
     inside.document.head.append(script);
   }
-  postMessage(data) { this.ready.then(() => this.frame.contentWindow.onmessage({data})); }
+  postMessage(data) { // copies, as between threads
+    const copy = structuredClone(data);
+    this.ready.then(() => this.frame.contentWindow.onmessage({data: copy}));
+  }
   terminate() { this.frame.remove(); }
 };
 """
