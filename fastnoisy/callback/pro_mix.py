@@ -111,10 +111,10 @@ class ProMixCallback(TwoNetworksCallback):
     def begin_fit(self):
         super().begin_fit()
         self.small = None
-        self.momentum = share_momentum(len(self.dls.train)*self.learn.n_epoch)
 
     def before_train(self):
         self._used,self._n = 0.,0
+        self.momentum = share_momentum(len(self.dls.train)*self.n_epoch) # the steps of this process
         if self.is_lr_find or self.n_epochs < phase_epochs(self.warmup, self.n_epoch): return
         if self.start is None: self.start = self.n_epochs
         self._select()
