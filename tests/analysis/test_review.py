@@ -107,7 +107,8 @@ def test_values_of_a_table_are_those_of_the_file():
     assert list(found) == ['colour', 'length', 'count'] and np.isnan(found.length[4]) # and no column length_na
     row = sample_content(dls.train_ds, 4)[1]
     assert np.isnan(row.length) and 'length_na' not in row and row.colour == frame.colour[4]
-    assert said_value(row.length) == said_value(None) == said_value('#na#') == 'missing' and said_value(1.23456) == '1.235'
+    assert said_value(row.length) == said_value(None) == said_value('#na#') == 'missing'
+    assert said_value(1.23456) == '1.235'
     pd.testing.assert_frame_equal(dls.train_ds.items, before)
 
 def test_unusual_values_come_first():

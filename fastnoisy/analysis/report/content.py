@@ -55,14 +55,6 @@ def _to_image(x):
         x = ((x - x.min())/max(x.max() - x.min(), 1e-9)*255).round().astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(x))
 
-def _with_gaps(table, dataset):
-    "Numbers that were missing are so again, in place of what `FillMissing` put there and noted in another column"
-    for proc in getattr(dataset.procs, 'fs', ()):
-        for name in getattr(proc, 'na_dict', ()):
-            mark = name + getattr(proc, 'suffix', '_na')
-            if mark in table: table[name] = table[name].mask(table.pop(mark).astype(str) == 'True')
-    return table
-
 def sample_content(
     dataset, # `dls.train.dataset`
     i:int, # Sample id
@@ -92,6 +84,14 @@ def content_or_reason(
     except Exception as e: return 'text',f'This sample cannot be shown ({type(e).__name__}).'
 
 # %% ../../../nbs/analysis/report/content.ipynb #f309e0e8
+def _with_gaps(table, dataset):
+    "Numbers that were missing are so again, in place of what `FillMissing` put there and noted in another column"
+    for proc in getattr(dataset.procs, 'fs', ()):
+        for name in getattr(proc, 'na_dict', ()):
+            mark = name + getattr(proc, 'suffix', '_na')
+            if mark in table: table[name] = table[name].mask(table.pop(mark).astype(str) == 'True')
+    return table
+
 def table_values(
     dataset, # `TabularPandas`
 )->pd.DataFrame: # One row per sample
