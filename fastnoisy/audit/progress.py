@@ -84,11 +84,12 @@ class EpochProgress(Callback):
         self.line.write(f'epoch {epoch} of {self.n_epochs} {bar(share)} {share:>4.0%}  {said}, {left}')
 
     def after_epoch(self):
-        row = list(self.recorder.log) # epoch, loss and share of the training, those of the validation if any, time
-        self.said = f'loss {row[1]:.3f}, {row[2]:.1%} predicted as labelled'
-        if len(row) > 5: self.said += f' ({row[4]:.1%} of those held out)'
+        row = dict(zip(self.recorder.metric_names, self.recorder.log)) # a method may show values of its own too
+        share = row['train_accuracy' if 'valid_accuracy' in row else 'accuracy']
+        self.said = f'loss {row["train_loss"]:.3f}, {share:.1%} predicted as labelled'
+        if 'valid_accuracy' in row: self.said += f' ({row["valid_accuracy"]:.1%} of those held out)'
         self.n_done += 1
-        if self.line is None: print(f'epoch {self.n_done} of {self.n_epochs}: {self.said}, {row[-1]}', flush=True)
+        if self.line is None: print(f'epoch {self.n_done} of {self.n_epochs}: {self.said}, {row["time"]}', flush=True)
         else: self._show(self.n_done, self.said)
 
     def end(self):

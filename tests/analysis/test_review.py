@@ -104,6 +104,11 @@ def test_values_of_a_table_are_those_of_the_file():
     found = table_values(dls.train_ds)
     assert np.allclose(found.length.drop(4), frame.length.drop(4), atol=1e-4) and (found.colour == frame.colour).all()
     assert np.allclose(found['count'], frame['count'], atol=1e-4)
+    assert list(found) == ['colour', 'length', 'count'] and np.isnan(found.length[4]) # and no column length_na
+    row = sample_content(dls.train_ds, 4)[1]
+    assert np.isnan(row.length) and 'length_na' not in row and row.colour == frame.colour[4]
+    assert said_value(row.length) == said_value(None) == said_value('#na#') == 'missing'
+    assert said_value(1.23456) == '1.235'
     pd.testing.assert_frame_equal(dls.train_ds.items, before)
 
 def test_unusual_values_come_first():
@@ -115,6 +120,8 @@ def test_unusual_values_come_first():
     assert scores[1, 2] == pytest.approx(-np.log2(share)/2) and scores[0, 2] == pytest.approx(-np.log2(1/156)/2)
     assert texts[0].startswith(f'{mid:.4g} (') and 'red' in texts[2]
     assert unusual_values(pd.DataFrame(dict(a=[np.nan]*3)), [0, 1], [2])[1].tolist() == [[0.]]
+    gaps = pd.DataFrame(dict(a=[1., 2., 3., np.nan, np.nan], b=['x', 'x', 'x', None, None])) # missing once in four
+    assert unusual_values(gaps, range(4), [4])[1].tolist() == [[1., 1.]]
 
 def test_contents_of_all_kinds():
     text = [('one\ntwo', 0)]

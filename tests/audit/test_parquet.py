@@ -1,4 +1,4 @@
-"Parquet files of all kinds are read as tables, and a corrected copy keeps all types; with pyarrow, and without it by a stand-in."
+"Parquet of all types is read as a table, and a corrected copy keeps them; with pyarrow, or by a stand-in."
 import pickle
 from decimal import Decimal
 import numpy as np, pandas as pd, pytest
@@ -45,7 +45,8 @@ def test_a_copy_keeps_all_types(engine, tmp_path):
     apply_decisions(pd.DataFrame(rows), origin_of(tmp_path/'t.parquet', 'csv'), range(30), ['no', 'yes'],
                     out=tmp_path/'o', write=True)
     found = pd.read_parquet(tmp_path/'o/t.parquet')
-    pd.testing.assert_frame_equal(found.drop(columns='label'), pd.read_parquet(tmp_path/'t.parquet').drop(columns='label'))
+    before = pd.read_parquet(tmp_path/'t.parquet')
+    pd.testing.assert_frame_equal(found.drop(columns='label'), before.drop(columns='label'))
     assert found.label.dtype == table.label.dtype and found.index.name == 'id'
     assert [i for i in range(30) if found.label.iloc[i] != table.label.iloc[i]] == [3, 8]
     if engine is None: return

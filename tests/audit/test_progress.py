@@ -2,8 +2,13 @@
 import os, re, sys, threading, warnings
 import numpy as np, pandas as pd, pytest
 from PIL import Image
-from fastnoisy.audit.progress import Line, bar, is_terminal, quiet_packages, time_left
+from fastai.basics import Learner, accuracy
+from fastnoisy.audit.progress import EpochProgress, Line, bar, is_terminal, quiet_packages, time_left
+from fastnoisy.callback.also import ALSOCallback
+from fastnoisy.callback.bmm import BMMFilterCallback
 from fastnoisy.cli import main
+from fastnoisy.data.digits import digits_dls
+from fastnoisy.models import small_cnn
 
 def write_table(file, n=120):
     "Numbers with gaps, and texts"
@@ -83,6 +88,18 @@ def test_in_a_file_one_line_for_each_epoch(tmp_path, capfd):
     assert [re.fullmatch(shape, o)[1] for o in lines] == ['1', '2', '3'] and '\r' not in text and '\x1b' not in text
     first,*_ = text.splitlines()
     assert first.startswith('Looking at ') and len(text.splitlines()) == 1 + 1 + 3 + 2 + 4 # summary and files
+
+def test_the_shares_are_those_of_the_labels(capsys):
+    "However many values the methods show beside the accuracy"
+    dls = digits_dls(noise=.2, device='cpu')
+    learn = Learner(dls, small_cnn(dls.n_channels, dls.c), metrics=accuracy, cbs=[ALSOCallback(), BMMFilterCallback()])
+    learn.recorder.train_metrics,learn.logger = True,lambda row: None
+    with learn.no_bar():
+        with learn.added_cbs(EpochProgress(2)): learn.fit(2, 3e-3)
+        trained,found = learn.recorder.values[-1][1],learn.validate()[1]
+    last = [o for o in capsys.readouterr().out.splitlines() if o.startswith('epoch 2')][0]
+    assert f'({found:.1%} of those held out)' in last
+    assert f'{trained:.1%} predicted as labelled' in last
 
 def test_a_line_is_written_over(monkeypatch):
     monkeypatch.setenv('COLUMNS', '20')

@@ -333,8 +333,8 @@ def columns_named(names, file):
 def names_of_attributes():
     "All that fastai and pandas may ask for, and columns of the report"
     classes = Learner, TabularDataLoaders, TabDataLoader, TabularPandas, Categorify, Pipeline, pd.DataFrame, AuditReport
-    found = {'loss_func', 'n_inp', 'vocab', 'dataset', 'device', 'bs', 'c', 'train', 'valid', 'opt_func', 'samples', 'notes',
-             'learn', 'item', 'row', 'split', 'given_label', 'whole', '__proto__', 'constructor'}
+    found = {'loss_func', 'n_inp', 'vocab', 'dataset', 'device', 'bs', 'c', 'train', 'valid', 'opt_func', 'samples',
+             'notes', 'learn', 'item', 'row', 'split', 'given_label', 'whole', '__proto__', 'constructor'}
     found |= {o for k in classes for o in dir(k) if not o.startswith('__')} | {*AuditReport._metadata}
     return sorted(found - {'label'})
 
@@ -354,7 +354,7 @@ def test_columns_called_like_attributes_are_columns(flip, tmp_path):
     assert torch.equal(*found)
 
 def test_an_audit_of_columns_called_like_attributes(tmp_path):
-    names = ['loss_func', 'n_inp', 'vocab', 'learn', 'samples', 'dataset', 'item', 'whole', 'device', 'made', 'notes', 'origin']
+    names = ['loss_func', 'n_inp', 'vocab', 'learn', 'samples', 'dataset', 'item', 'whole', 'device', 'made', 'notes']
     report = short(csv=columns_named(names, tmp_path/'t.csv'), out=tmp_path/'out')
     assert report.feature_columns == [*names[:6], 'source_item', *names[7:]] and report.vocab == ['u', 'v']
     assert report[report.given_label == 'u'].summary().startswith('24 samples of 48')

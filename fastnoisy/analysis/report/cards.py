@@ -174,6 +174,8 @@ class Contents:
 # %% ../../../nbs/analysis/report/cards.ipynb #d0304699
 MAX_VALUES = 12 # of a row, on a card
 
+def _rarity(share, n): return -np.log2(np.maximum(share, 1/(2*max(n, 1))))/2 # of n values
+
 def _usual_numbers(column):
     low,mid,high = column.quantile([.1, .5, .9])
     width = max((high - low)/2, column.std(ddof=0)*.1, 1e-12*max(abs(mid), 1))
@@ -183,8 +185,10 @@ def _usual_numbers(column):
 def _usual_texts(column):
     shares = column.astype(object).value_counts(normalize=True)
     text = ', '.join(f'{said_value(name, 24)} {share:.0%}' for name,share in shares.head(2).items())
-    floor = 1/(2*max(len(column), 1))
-    return text,lambda values: -np.log2(values.astype(object).map(shares).astype(float).fillna(0).clip(floor))/2
+    def score(values):
+        found = values.astype(object).map(shares).astype(float)
+        return _rarity(found.where(found.notna() | values.isna(), 0), len(column)) # NaN stays so
+    return text,score
 
 def unusual_values(
     table:pd.DataFrame, # What the network reads, (N, columns)
@@ -200,7 +204,8 @@ def unusual_values(
         if not len(known): text,score = '',lambda values: values.isna()*0.
         else: text,score = (_usual_numbers if is_number else _usual_texts)(known)
         texts.append(text)
-        scores.append(score(table[name].iloc[ids]).fillna(0).to_numpy(float))
+        missing = _rarity(column.isna().mean(), len(column))
+        scores.append(score(table[name].iloc[ids]).fillna(missing).to_numpy(float))
     return texts,np.stack(scores, 1)
 
 def table_part(

@@ -63,7 +63,8 @@ def sample_content(
     if isinstance(dataset, Joined): return sample_content(*dataset.part(i))
     if is_table(dataset):
         row = dataset.items.iloc[i]
-        return 'row',dataset.decode_row(row) if hasattr(dataset, 'decode_row') else row
+        if not hasattr(dataset, 'decode_row'): return 'row',row
+        return 'row',_with_gaps(pd.DataFrame(dataset.decode_row(row)).T, dataset).iloc[0]
     x = dataset[i]
     if isinstance(x, (tuple, list)): x = x[0]
     if isinstance(x, Image.Image): return 'image',x
@@ -83,6 +84,14 @@ def content_or_reason(
     except Exception as e: return 'text',f'This sample cannot be shown ({type(e).__name__}).'
 
 # %% ../../../nbs/analysis/report/content.ipynb #f309e0e8
+def _with_gaps(table, dataset):
+    "Numbers that were missing are so again, in place of what `FillMissing` put there and noted in another column"
+    for proc in getattr(dataset.procs, 'fs', ()):
+        for name in getattr(proc, 'na_dict', ()):
+            mark = name + getattr(proc, 'suffix', '_na')
+            if mark in table: table[name] = table[name].mask(table.pop(mark).astype(str) == 'True')
+    return table
+
 def table_values(
     dataset, # `TabularPandas`
 )->pd.DataFrame: # One row per sample
@@ -90,13 +99,14 @@ def table_values(
     if isinstance(dataset, Joined): return pd.concat(list(map(table_values, dataset.parts)), ignore_index=True)
     items = dataset.items.copy()
     names = [*dataset.cat_names, *dataset.cont_names]
-    return dataset.new(items).decode().items[names].reset_index(drop=True)
+    return _with_gaps(dataset.new(items).decode().items[names].reset_index(drop=True), dataset)
 
 def said_value(
     value, # Of a cell
     n:int=60, # Characters
 )->str:
-    "A value as a short text: four digits, no more than `n` characters"
+    "A value as a short text: four digits, no more than `n` characters; 'missing' for none"
+    if pd.isna(value) is True or isinstance(value, str) and value == '#na#': return 'missing' # as fastai calls it
     if isinstance(value, (float, np.floating)): text = f'{value:.4g}'
     else: text = ' '.join(str(value).split())
     return text if len(text) <= n else f'{text[:n-1]}…'
