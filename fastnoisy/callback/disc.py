@@ -19,14 +19,13 @@ from .sop import changed_images
 from ..core.checkpoint import class_names
 from ..core.checks import require
 from ..core.distributed import n_processes, process_rank
-from ..core.method import MethodCallback
+from ..core.memory import OpinionCallback
 from ..core.mixing import mixup
 from ..core.modules import in_32_bits, state_device
 from ..core.registry import register_method
 from ..core.rng import kept_rng
 from ..core.sample_loss import class_ids, class_logits, soft_losses, unmixed
 from ..core.schedule import check_phase, phase_epochs
-from ..core.tables import SampleTable
 from ..losses.robust import gce_loss
 
 # %% ../../nbs/callback/disc.ipynb #c26abd27
@@ -76,11 +75,12 @@ def mean_over(
     return torch.where(used, losses, 0.).sum()/used.sum().clamp(min=1)
 
 # %% ../../nbs/callback/disc.ipynb #034fbcb3
-class DISCCallback(MethodCallback):
+class DISCCallback(OpinionCallback):
     "Divide samples by their own earlier confidence in two views (Li et al. 2023); images"
     name,priority = 'disc',20
     logged = 'clean','hard','corrected'
     tables = 'said','best','given','confidence'
+    kept = 'n_epochs','n_steps','clean','hard','corrected','group','labels'
     _stateattrs = ('rest',) # of a batch, with its graph: it cannot be copied
     def __init__(self,
         warmup:float=.1, # Training on all labels, in two views; epochs, >= 1, or a share of the fit, in (0, 1)
@@ -102,26 +102,24 @@ class DISCCallback(MethodCallback):
         self.hard_weight,self.mix,self.start = hard_weight,mix,start
         self.view,self.seed = view or changed_images,seed
         self.said,self.rest,self.group = None,None,None
-        self.names,self.n_epochs,self.n_steps = None,0,0
+        self.best,self.given,self.confidence = None,None,None
+        self.labels,self.n_epochs,self.n_steps = None,0,0
         self.clean = self.hard = self.corrected = math.nan
 
     def begin_fit(self):
-        n,names = len(self.dls.train.dataset),class_names(self.dls) or self.names
-        if self.said is None: self._make(n)
-        for o in self.tables: getattr(self, o).check(n).to(state_device(self.model))
-        self.group,self.labels = (o.to(state_device(self.model)) for o in (self.group, self.labels))
-        if self.names is not None and names != self.names: raise ValueError(
-            f'DISCCallback remembers predictions of the classes {self.names}, and now they are {names}: '
-            'use a new DISCCallback.')
-        self.names,self.acts = names,False
+        super().begin_fit()
+        device,self.acts = state_device(self.model),False
+        self.ready_tables(device=device)
+        self.names = class_names(self.dls) or self.names
+        self.group,self.labels = self.group.to(device),self.labels.to(device)
         self.confidence.momentum = disc_momentum(self.learn.n_epoch) if self.momentum is None else self.momentum
         if self.is_lr_find: self.on_fit_end(setattr, self, 'n_steps', self.n_steps)
 
-    def _make(self, n):
-        kept = dict(owner='DISCCallback')
-        self.said = SampleTable(n, 5, 'last', **kept) # p_y and largest p of both views; largest of their mean
-        self.best,self.given = (SampleTable(n, mode='last', init=-1, dtype=torch.long, **kept) for _ in range(2))
-        self.confidence = SampleTable(n, 2, 'ema', init=1/n if self.start is None else self.start, **kept)
+    def make_tables(self, n, k=None, device='cpu'):
+        self.said = self.sample_table(n, 5, device=device) # p_y and largest p of both views; largest of their mean
+        self.best,self.given = (self.sample_table(n, init=-1, dtype=torch.long, device=device) for _ in range(2))
+        start = 1/n if self.start is None else self.start
+        self.confidence = self.sample_table(n, 2, 'ema', init=start, device=device)
         self.group,self.labels = torch.full((n,), CLEAN),torch.zeros(n, dtype=torch.long)
 
     def before_train(self): self.acts = self.n_epochs >= phase_epochs(self.warmup, self.n_epoch)
@@ -218,43 +216,18 @@ def _divide(self:DISCCallback):
 
 # %% ../../nbs/callback/disc.ipynb #10e0108d
 @patch
-def _is_blank(self:DISCCallback): return self.said is None or not self.said.seen.any()
-
-@patch
-def label_quality(self:DISCCallback)->np.ndarray: # (N,), in [0, 1], NaN = not seen; None before training
-    "Probability of the given label in both views, against the largest"
-    return None if self._is_blank() else self.to_frame().label_quality.values
-
-@patch
-def suggested_labels(self:DISCCallback)->np.ndarray: # (N,), class ids, -1 = not seen; None before training
-    "The class that both views together favour"
-    return None if self._is_blank() else self.best.all().cpu().numpy()
+def opinions(self:DISCCallback):
+    "Probability of the given label in both views, against the largest, and the class that both together favour"
+    said,seen = self.said.all(),self.said.seen
+    quality = torch.where(seen, said[:,:2].mean(1)/said[:,4], math.nan).clamp(0, 1)
+    return quality.cpu().numpy(), self.best.all().cpu().numpy()
 
 @patch
 def to_frame(self:DISCCallback)->pd.DataFrame:
     """One row per sample: sample_id, seen (times), label_quality (low = suspicious), given_label, suggested_label,
     group ('clean', 'hard', 'corrected', 'unused') at the end of the last epoch"""
-    if self._is_blank(): raise ValueError('DISC has seen no predictions yet: train first.')
-    said,seen = self.said.all(),self.said.seen
-    quality = torch.where(seen, said[:,:2].mean(1)/said[:,4], math.nan).clamp(0, 1).cpu().numpy()
-    given,best = (o.all().cpu().numpy() for o in (self.given, self.best))
-    answers = dict(seen=self.said.visits.cpu().numpy(), label_quality=quality, given_label=given, suggested_label=best)
-    group = np.array(GROUPS)[self.group.cpu().numpy()]
-    return pd.DataFrame(dict(sample_id=np.arange(len(best)), **answers, group=group))
-
-_NUMBERS = 'n_epochs','n_steps','names','clean','hard','corrected'
-
-@patch
-def state_dict(self:DISCCallback):
-    if self.said is None: return None
-    kept = dict({o: getattr(self, o) for o in _NUMBERS}, group=self.group.cpu(), labels=self.labels.cpu())
-    return dict(kept, **{o: getattr(self, o).state_dict() for o in self.tables})
-
-@patch
-def load_state_dict(self:DISCCallback, sd):
-    if self.said is None: self._make(len(sd['group']))
-    for o in self.tables: getattr(self, o).load_state_dict(sd[o])
-    for o in (*_NUMBERS, 'group', 'labels'): setattr(self, o, sd[o])
+    df = OpinionCallback.to_frame(self)
+    return df.assign(group=np.array(GROUPS)[self.group.cpu().numpy()])
 
 _LI = 'Li et al.: Learning from Noisy Labels via Dynamic Instance-Specific Selection and Correction, CVPR 2023'
 register_method('disc', lambda **options: dict(cbs=DISCCallback(**options)),

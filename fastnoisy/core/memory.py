@@ -9,6 +9,7 @@ __all__ = ['MemoryCallback', 'OpinionCallback']
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
+from torch import Tensor
 from .checkpoint import class_names
 from .method import MethodCallback
 from .modules import state_device
@@ -82,7 +83,8 @@ def check_classes(self:MemoryCallback,
 def state_dict(self:MemoryCallback):
     made = {o: table.state_dict() for o,table in self.made_tables.items()}
     if made: made['names'] = self.names
-    return dict({o: getattr(self, o) for o in self.kept}, **made) or None
+    def on_cpu(v): return v.cpu() if isinstance(v, Tensor) else v
+    return dict({o: on_cpu(getattr(self, o)) for o in self.kept}, **made) or None
 
 @patch
 def load_state_dict(self:MemoryCallback, sd):
