@@ -100,7 +100,7 @@ class DISCCallback(MethodCallback):
         require(view is None or callable(view), 'view', view, 'give a function of images and a seed, or None')
         self.warmup,self.sigma,self.momentum = check_phase('warmup', warmup, 1),sigma,momentum
         self.hard_weight,self.mix,self.start = hard_weight,mix,start
-        self.view,self.seed = view or changed_images,seed
+        self.view,self.seed = view or changed_images,int(seed) # of NumPy no generator takes it
         self.said,self.rest,self.group = None,None,None
         self.names,self.n_epochs,self.n_steps = None,0,0
         self.clean = self.hard = self.corrected = math.nan
