@@ -1,7 +1,7 @@
 "DISC: the groups of the samples and the loss they make; against plain loops and plain PyTorch."
 import math
 from functools import partial
-import pytest, torch
+import numpy as np, pytest, torch
 import torch.nn.functional as F
 from torch import nn
 from fastai.basics import Callback, CrossEntropyLossFlat, DataLoaders, L, Learner, SGD
@@ -218,6 +218,10 @@ def test_mixup_is_refused():
     (dict(view=3), 'view=3: give a function')])
 def test_bad_arguments(options, says):
     with pytest.raises(ValueError, match=says): DISCCallback(**options)
+
+def test_a_seed_of_numpy():
+    same = [weights_of(fit(DISCCallback(1, seed=o), 2).model) for o in (3, np.int64(3))]
+    assert torch.equal(*same)
 
 def test_before_training():
     cb = DISCCallback()
