@@ -15,7 +15,6 @@ from torch import Tensor
 from fastai.torch_core import get_model
 from fastcore.basics import patch
 from .division import label_probs
-from .sop import changed_images
 from ..core.checkpoint import class_names
 from ..core.checks import require
 from ..core.distributed import n_processes, process_rank
@@ -26,6 +25,7 @@ from ..core.registry import register_method
 from ..core.rng import kept_rng
 from ..core.sample_loss import class_ids, class_logits, soft_losses, unmixed
 from ..core.schedule import check_phase, phase_epochs
+from ..core.views import changed_images
 from ..losses.robust import gce_loss
 
 # %% ../../nbs/callback/disc.ipynb #c26abd27
@@ -75,11 +75,12 @@ def mean_over(
     return torch.where(used, losses, 0.).sum()/used.sum().clamp(min=1)
 
 # %% ../../nbs/callback/disc.ipynb #034fbcb3
-class DISCCallback(MethodCallback):
+class DISCCallback(OpinionCallback):
     "Divide samples by their own earlier confidence in two views (Li et al. 2023); images"
     name,priority = 'disc',20
     logged = 'clean','hard','corrected'
     tables = 'said','best','given','confidence'
+    kept = 'n_epochs','n_steps','clean','hard','corrected','group','labels'
     _stateattrs = ('rest',) # of a batch, with its graph: it cannot be copied
     def __init__(self,
         warmup:float=.1, # Training on all labels, in two views; epochs, >= 1, or a share of the fit, in (0, 1)
@@ -99,28 +100,26 @@ class DISCCallback(MethodCallback):
         require(view is None or callable(view), 'view', view, 'give a function of images and a seed, or None')
         self.warmup,self.sigma,self.momentum = check_phase('warmup', warmup, 1),sigma,momentum
         self.hard_weight,self.mix,self.start = hard_weight,mix,start
-        self.view,self.seed = view or changed_images,int(seed) # of NumPy no generator takes it
+        self.view,self.seed = view or changed_images,seed
         self.said,self.rest,self.group = None,None,None
-        self.names,self.n_epochs,self.n_steps = None,0,0
+        self.best,self.given,self.confidence = None,None,None
+        self.labels,self.n_epochs,self.n_steps = None,0,0
         self.clean = self.hard = self.corrected = math.nan
 
     def begin_fit(self):
-        n,names = len(self.dls.train.dataset),class_names(self.dls) or self.names
-        if self.said is None: self._make(n)
-        for o in self.tables: getattr(self, o).check(n).to(state_device(self.model))
-        self.group,self.labels = (o.to(state_device(self.model)) for o in (self.group, self.labels))
-        if self.names is not None and names != self.names: raise ValueError(
-            f'DISCCallback remembers predictions of the classes {self.names}, and now they are {names}: '
-            'use a new DISCCallback.')
-        self.names,self.acts = names,False
+        super().begin_fit()
+        device,self.acts = state_device(self.model),False
+        self.ready_tables(device=device)
+        self.names = class_names(self.dls) or self.names
+        self.group,self.labels = self.group.to(device),self.labels.to(device)
         self.confidence.momentum = disc_momentum(self.learn.n_epoch) if self.momentum is None else self.momentum
         if self.is_lr_find: self.on_fit_end(setattr, self, 'n_steps', self.n_steps)
 
-    def _make(self, n):
-        kept = dict(owner='DISCCallback')
-        self.said = SampleTable(n, 5, 'last', **kept) # p_y and largest p of both views; largest of their mean
-        self.best,self.given = (SampleTable(n, mode='last', init=-1, dtype=torch.long, **kept) for _ in range(2))
-        self.confidence = SampleTable(n, 2, 'ema', init=1/n if self.start is None else self.start, **kept)
+    def make_tables(self, n, k=None, device='cpu'):
+        self.said = self.sample_table(n, 5, device=device) # p_y and largest p of both views; largest of their mean
+        self.best,self.given = (self.sample_table(n, init=-1, dtype=torch.long, device=device) for _ in range(2))
+        start = 1/n if self.start is None else self.start
+        self.confidence = self.sample_table(n, 2, 'ema', init=start, device=device)
         self.group,self.labels = torch.full((n,), CLEAN),torch.zeros(n, dtype=torch.long)
 
     def before_train(self): self.acts = self.n_epochs >= phase_epochs(self.warmup, self.n_epoch)

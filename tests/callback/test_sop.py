@@ -8,7 +8,8 @@ from fastai.callback.mixup import MixUp
 from fastai.callback.schedule import lr_find
 from fastai.callback.training import GradientAccumulation
 from fastai.data.core import DataLoaders, TfmdDL
-from fastnoisy.callback.sop import (SOPCallback, SOPPlusCallback, changed_images, explained, noise_gradients,
+from fastnoisy.core.views import changed_images
+from fastnoisy.callback.sop import (SOPCallback, SOPPlusCallback, explained, noise_gradients,
                                     paced_rate)
 from helpers import Relabel, Weigh, fitted_blobs, image_learner, weights_of
 
