@@ -9,8 +9,7 @@ from fastai.callback.schedule import lr_find
 from fastai.callback.training import GradientAccumulation
 from fastai.data.core import DataLoaders, TfmdDL
 from fastnoisy.core.views import changed_images
-from fastnoisy.callback.sop import (SOPCallback, SOPPlusCallback, explained, noise_gradients,
-                                    paced_rate)
+from fastnoisy.callback.sop import SOPCallback, SOPPlusCallback, explained, noise_gradients, paced_rate
 from helpers import Relabel, Weigh, fitted_blobs, image_learner, weights_of
 
 def same(a, b): return torch.equal(weights_of(a.model), weights_of(b.model))
