@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
 from fastai.basics import CrossEntropyLossFlat, Callback, L, Learner, accuracy, load_learner
-from fastai.callback.core import CancelFitException, CancelStepException
+from fastai.callback.core import CancelFitException, CancelStepException, CancelTrainException
 from fastai.callback.mixup import MixUp
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.tracker import SaveModelCallback
@@ -287,6 +287,17 @@ def test_report_after_a_fit_that_ended_in_its_first_epoch(method):
     learn = make(method, cbs=[CancelsFit()])
     learn.fit(2, LR)
     assert len(learn.noise_report()) == len(learn.dls.train.dataset)
+
+class CancelsTrain(Callback):
+    "Before any method has begun the epoch"
+    order = -20
+    def before_train(self):
+        if self.epoch == 0: raise CancelTrainException
+
+def test_an_epoch_that_is_cancelled_at_its_start(method):
+    learn = make(method, cbs=[CancelsTrain()])
+    learn.fit(3, LR)
+    assert weights_of(learn.model).isfinite().all() and len(learn.noise_report()) == N
 
 def test_export_after_ctrl_c(method, tmp_path):
     learn = make(method, path=tmp_path)

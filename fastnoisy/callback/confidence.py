@@ -138,6 +138,7 @@ class TwoModelConfidenceCallback(MethodCallback):
         self.view,self.track,self.seed = view,track,seed
         self.mu,self.n_steps = torch.tensor(0.),0
         self.epochs,self.rows = [],[]
+        self._confidence = None # of the running epoch
 
     def begin_fit(self):
         n,device = len(self.dls.train.dataset),next(self.model.parameters()).device
@@ -251,10 +252,11 @@ def _note(self:TwoModelConfidenceCallback, ids, confidence):
 
 @patch
 def after_train(self:TwoModelConfidenceCallback):
-    if self.is_lr_find: return
+    if self.is_lr_find or self._confidence is None: return # cancelled before it began
     if self.models == 2: copy_from_first(self.peer.model.buffers())
     self.epochs.append(self._confidence.cpu())
     if self.track: self.rows.append(self._accuracies())
+    self._confidence = None
 
 @patch
 def _accuracies(self:TwoModelConfidenceCallback):

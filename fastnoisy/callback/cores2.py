@@ -67,7 +67,7 @@ class CORES2Callback(MemoryCallback):
         self.beta,self.sieve = beta,sieve
         self.warmup,self.ramp = check_phase('warmup', warmup),check_phase('ramp', ramp)
         self.n_epochs,self.passed,self.counts = 0,None,None
-        self._prior = None
+        self._prior,self._now = None,None
 
     def begin_fit(self):
         super().begin_fit()
@@ -109,6 +109,7 @@ class CORES2Callback(MemoryCallback):
         if self.is_lr_find: return
         self.n_epochs += 1
         if self._now is not None: self.counts = self._now.cpu()
+        self._now = None
 
 # %% ../../nbs/callback/cores2.ipynb #9e56c086
 @patch

@@ -57,7 +57,7 @@ class DecouplingCallback(TwoNetworksCallback):
     ):
         super().__init__(model_maker, init, seed)
         self.warmup,self.disagreement = check_phase('warmup', warmup),math.nan
-        self.is_warm = False
+        self.is_warm,self._differ = False,_Share()
 
     def before_train(self):
         self._differ,self.is_warm = _Share(),self.n_epochs >= phase_epochs(self.warmup, self.n_epoch)
@@ -86,7 +86,7 @@ class CoTeachingPlusCallback(CoTeachingCallback):
     ):
         super().__init__(**kwargs)
         self.disagree_from,self.disagreement = check_phase('disagree_from', disagree_from),math.nan
-        self.disagrees = False
+        self.disagrees,self._differ = False,_Share()
 
     @property
     def is_choosing(self): return self.disagrees or self.forget_rate > 0
