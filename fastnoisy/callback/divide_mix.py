@@ -150,7 +150,7 @@ class MixMatchCallback(DivisionCallback):
         options = self.given.numpy(),self.p_threshold,self.min_per_class
         return [labelled_part(o.numpy(), *options) for o in self.p_clean.flip(0)]
 
-    def trust(self)->Tensor: # (networks, N), in [0, 1]
+    def label_trust(self)->Tensor: # (networks, N), in [0, 1]
         "How far a label that is kept is taken as it is, and not for the prediction"
         return self.p_clean.flip(0)
 
@@ -168,7 +168,7 @@ class MixMatchCallback(DivisionCallback):
         self._halves,self._random = None,torch.Generator().manual_seed(seed)
         if not self.acts: return
         device,weights = next(self.model.parameters()).device,self.class_weights()
-        self._trust,self._prior = self.trust().to(device),self.prior.to(device)
+        self._trust,self._prior = self.label_trust().to(device),self.prior.to(device)
         self._class_weights = None if weights is None else weights.to(device)
         read = ~self.p_clean[0].isnan().numpy()
         self._halves = [Halves(self, o, ~o & read, 4*seed + 2*k) for k,o in enumerate(self.labelled())]

@@ -183,7 +183,7 @@ class PESSemiCallback(PESCallback, MixMatchCallback):
         self.set_stages(stages, balanced, min_per_class, seed)
 
     def labelled(self): return [self.used() & ~self.p_clean[0].isnan().numpy()]
-    def trust(self): return torch.ones_like(self.p_clean)
+    def label_trust(self): return torch.ones_like(self.p_clean)
     def keep_samples(self): return None # batches of the loader only say how many steps there are
     def batch_weights(self): return None
 

@@ -117,7 +117,8 @@ def label_quality(self:TwoNetworksCallback)->np.ndarray: # (N,), in [0, 1], NaN 
 @patch
 def to_frame(self:TwoNetworksCallback)->pd.DataFrame:
     "One row per sample: sample_id, seen (times of a choice), label_quality"
-    if not self._has_chosen(): raise ValueError('No choice has been made yet: train for an epoch first.')
+    if not (self._has_chosen() or self.n_epochs): raise ValueError(
+        'No choice has been made yet: train for an epoch first.')
     return self.kept.to_frame(['label_quality'])
 
 # %% ../../nbs/callback/two_networks.ipynb #31a15a89

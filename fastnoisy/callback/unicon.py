@@ -66,7 +66,7 @@ class UNICONCallback(DivideMixCallback):
         self.divergence = self.newest.float()
         return uniform_share(values.numpy(), given.numpy(), self.min_per_class)
 
-    def trust(self):
+    def label_trust(self):
         d = self.divergence
         return torch.where(d < .5, 1., 1 - d).expand(len(self.p_clean), -1)
 

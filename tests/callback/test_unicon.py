@@ -66,7 +66,7 @@ def test_it_keeps_what_the_formulas_say():
 def test_trust_by_the_original():
     cb = UNICONCallback()
     cb.p_clean,cb.divergence = torch.ones(2, 4),torch.tensor([0., .49, .5, .6])
-    assert cb.trust().tolist() == [pytest.approx([1, 1, .5, .4])]*2
+    assert cb.label_trust().tolist() == [pytest.approx([1, 1, .5, .4])]*2
 
 def test_warmup_is_that_of_divide_mix():
     "Plain training of two networks"
