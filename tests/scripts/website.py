@@ -274,7 +274,7 @@ FEATURES = ['navigation.tabs', 'navigation.top', 'navigation.footer', 'navigatio
 
 CSS = '''
 .md-grid { max-width: 70rem; }
-.equation { overflow: auto hidden; margin: 1em 0; padding: .2em 0; } math { font-size: 1.08em; }
+.equation { overflow: auto hidden; margin: 1em 0; padding: .2em 0 .5em; } math { font-size: 1.08em; }
 .output { overflow-x: auto; margin: 1em 0; } .output table { font-size: .68rem; border-collapse: collapse; }
 .output th, .output td { padding: .25em .8em; text-align: right; }
 .output td { border-top: .05rem solid var(--md-typeset-table-color); }
