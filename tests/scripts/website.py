@@ -274,10 +274,11 @@ FEATURES = ['navigation.tabs', 'navigation.top', 'navigation.footer', 'navigatio
 
 CSS = '''
 .md-grid { max-width: 70rem; }
-.equation { overflow-x: auto; margin: 1em 0; } math { font-size: 1.08em; }
+.equation { overflow: auto hidden; margin: 1em 0; padding: .2em 0 .5em; } math { font-size: 1.08em; }
 .output { overflow-x: auto; margin: 1em 0; } .output table { font-size: .68rem; border-collapse: collapse; }
 .output th, .output td { padding: .25em .8em; text-align: right; }
 .output td { border-top: .05rem solid var(--md-typeset-table-color); }
+.output td:not(.long) { white-space: nowrap; }
 .output button.sort { all: unset; cursor: pointer; font-weight: 700; }
 .output button.sort:focus-visible { outline: .1rem solid var(--md-accent-fg-color); outline-offset: .1rem; }
 .output button.sort::after { content: "↕"; opacity: .35; padding-left: .3em; font-weight: 400; }
@@ -289,7 +290,8 @@ CSS = '''
   border: .05rem solid var(--md-default-fg-color--lighter); max-width: 14em; }
 .md-typeset img { max-width: 100%; }
 .md-typeset td.long { min-width: 11rem; }
-.md-typeset td:nth-child(-n+2) > code { word-break: normal; overflow-wrap: normal; white-space: nowrap; }
+.md-typeset td code { word-break: normal; overflow-wrap: normal; }
+.md-typeset td:nth-child(-n+2) code { white-space: nowrap; }
 [data-md-color-scheme="slate"] .md-typeset img { background: #fff; border-radius: .3rem; }
 .md-typeset details.abstract { font-size: .64rem; border: 0; box-shadow: none; background: none; }
 .md-typeset details.abstract > summary { background: none; font-weight: normal; opacity: .75; }
