@@ -1,4 +1,4 @@
-"""A few cases of each area of `adversarial.py`, with fixed seeds. Many: `python tests/adversarial.py --minutes 5`; or
+"""Two minutes of the processor on cases of `adversarial.py` with fixed seeds. More: `python tests/adversarial.py --minutes 5`; or
 FASTNOISY_ADVERSARIAL_MINUTES=1 gives each area a minute here."""
 import json, os, subprocess, sys
 import numpy as np, pytest, torch
@@ -7,8 +7,8 @@ from adversarial import AREAS, run_area, run_case
 from helpers import PYTHONPATH
 
 pytestmark = pytest.mark.filterwarnings('ignore')
-CASES = dict(losses=60, numbers=60, names=20, files=30, arguments=40, options=12, labels=6, batches=6, stops=5,
-             checkpoints=4, kills=1, tables=1, audits=1, exchanged=30, disks=3, processes=1, texts=1)
+CASES = dict(losses=1200, numbers=1000, names=500, files=600, arguments=1000, options=600, labels=120, batches=80,
+             stops=160, checkpoints=110, kills=8, tables=12, audits=10, exchanged=500, disks=10, processes=8, texts=14)
 MINUTES = os.environ.get('FASTNOISY_ADVERSARIAL_MINUTES')
 
 @pytest.fixture(autouse=True)
