@@ -1,5 +1,5 @@
-"""Two minutes of the processor on cases of `adversarial.py` with fixed seeds. More: `python tests/adversarial.py --minutes 5`; or
-FASTNOISY_ADVERSARIAL_MINUTES=1 gives each area a minute here."""
+"""Two minutes of the processor on cases of `adversarial.py`, with fixed seeds. More: `python tests/adversarial.py
+--minutes 5`; or FASTNOISY_ADVERSARIAL_MINUTES=1 gives each area a minute here."""
 import json, os, subprocess, sys
 import numpy as np, pytest, torch
 import adversarial
