@@ -22,7 +22,18 @@ def one_thread():
 
 def test_every_area_has_its_share(): assert {*CASES} == {*AREAS}
 
-@pytest.mark.parametrize('area', CASES)
+FORKS = 'processes','kills','tables' # they fork, which a process with threads, as this one may be, must not do
+
+def as_script(*args):
+    env = {**os.environ, 'PYTHONPATH': PYTHONPATH, 'OMP_NUM_THREADS': '1'}
+    return subprocess.run([sys.executable, adversarial.__file__, *args], capture_output=True, text=True, env=env)
+
+@pytest.mark.parametrize('area', FORKS)
+def test_nothing_breaks_of_what_forks(area):
+    res = as_script(area, *(('--minutes', MINUTES) if MINUTES else ('--cases', str(CASES[area]))))
+    assert res.returncode == 0 and f'{area} cases' in res.stdout and 'broken 0' in res.stdout, res.stdout + res.stderr
+
+@pytest.mark.parametrize('area', [o for o in CASES if o not in FORKS])
 def test_nothing_breaks(area):
     counts,broken = run_area(area, **(dict(minutes=float(MINUTES)) if MINUTES else dict(cases=CASES[area])))
     assert not broken, '\n'.join(broken)
