@@ -133,7 +133,7 @@ def label_quality(self:CORES2Callback)->np.ndarray: # (N,), in [0, 1], low = sus
 @patch
 def to_frame(self:CORES2Callback)->pd.DataFrame:
     "One row per sample: sample_id, seen (times), label_quality (low = suspicious)"
-    if not self.has_seen: raise ValueError(self.nothing_yet())
+    self.require_seen()
     return self.passed.to_frame(['label_quality'])
 
 # %% ../../nbs/callback/cores2.ipynb #ba7a6c45

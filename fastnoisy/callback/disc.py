@@ -25,7 +25,7 @@ from ..core.registry import register_method
 from ..core.rng import kept_rng
 from ..core.sample_loss import class_ids, class_logits, soft_losses, unmixed
 from ..core.schedule import check_phase, phase_epochs
-from ..core.views import changed_images
+from ..core.views import changed_images, check_images
 from ..losses.robust import gce_loss
 
 # %% ../../nbs/callback/disc.ipynb #c26abd27
@@ -133,10 +133,7 @@ class DISCCallback(OpinionCallback):
 @patch
 def batch_labels(self:DISCCallback):
     self.y_given = class_ids(self.yb[0]) # to compare with, not to put in force
-    is_image = len(self.xb) == 1 and self.x.dim() == 4 and self.x.is_floating_point()
-    if not is_image and self.view is changed_images: raise TypeError(
-        f'DISCCallback makes strong views of images (B, C, H, W), but the inputs have the shapes '
-        f'{[tuple(getattr(o, "shape", ())) for o in self.xb]}: give a function as `view`.')
+    if self.view is changed_images: check_images(self.xb, 'DISCCallback')
 
 @patch
 def batch_weights(self:DISCCallback):

@@ -24,7 +24,7 @@ from ..core.registry import register_method
 from ..core.rng import kept_rng
 from ..core.sample_loss import class_ids, class_logits, unmixed
 from ..core.schedule import check_phase, phase_epochs
-from ..core.views import strong_view
+from ..core.views import check_images, strong_view
 
 # %% ../../nbs/callback/ido.ipynb #75b8b904
 class Trust(NamedTuple):
@@ -134,10 +134,7 @@ class IDOCallback(MemoryCallback):
 
     def batch_labels(self):
         self.y_given = class_ids(self.yb[0])
-        is_image = len(self.xb) == 1 and self.x.dim() == 4 and self.x.is_floating_point()
-        if not is_image and self.view is strong_view: raise TypeError(
-            f'IDOCallback makes strong views of images (B, C, H, W), but the inputs have the shapes '
-            f'{[tuple(getattr(o, "shape", ())) for o in self.xb]}: give a function as `view`.')
+        if self.view is strong_view: check_images(self.xb, 'IDOCallback')
 
 # %% ../../nbs/callback/ido.ipynb #876dc0de
 @patch
@@ -201,7 +198,7 @@ def noise_probability(self:IDOCallback)->np.ndarray: # (N,), NaN = not seen; Non
 @patch
 def to_frame(self:IDOCallback)->pd.DataFrame:
     "One row per sample: sample_id, seen (times), wrong_events, label_quality, given_label"
-    if not self.has_seen: raise ValueError(self.nothing_yet())
+    self.require_seen()
     df = self.counts.to_frame(['wrong_events'])
     quality = 1 - df.wrong_events/max(df.wrong_events.max(), 1)
     return df.assign(label_quality=quality, given_label=self.given.all().cpu().numpy())

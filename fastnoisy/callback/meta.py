@@ -7,7 +7,6 @@ __all__ = ['agreement', 'if_finite', 'l2r_weights', 'start_weight_net', 'weight_
            'MetaWeightNetCallback']
 
 # %% ../../nbs/callback/meta.ipynb #e89454ee
-from numbers import Real
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -157,7 +156,7 @@ def label_quality(self:MetaCallback)->np.ndarray: # (N,), in [0, 1], low = suspi
 @patch
 def to_frame(self:MetaCallback)->pd.DataFrame:
     "One row per sample: sample_id, seen (times), label_quality (low = suspicious)"
-    if not self.has_seen: raise ValueError(self.nothing_yet())
+    self.require_seen()
     return self.table.to_frame(['label_quality'])
 
 # %% ../../nbs/callback/meta.ipynb #11365581

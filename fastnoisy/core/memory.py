@@ -105,13 +105,9 @@ def nothing_yet(self:MemoryCallback)->str:
     return f'{type(self).__name__} has seen no sample yet: train first.'
 
 @patch
-def frame(self:MemoryCallback,
-    **columns # (N,) each
-)->pd.DataFrame:
-    "One row per sample: sample_id, seen (times), and these columns. A `ValueError` before any sample has been seen"
+def require_seen(self:MemoryCallback):
+    "A `ValueError` before any sample has been seen"
     if not self.has_seen: raise ValueError(self.nothing_yet())
-    visits = getattr(self, self.tables[0]).visits.cpu().numpy()
-    return pd.DataFrame(dict(sample_id=np.arange(len(visits)), seen=visits, **columns))
 
 # %% ../../nbs/core/memory.ipynb #3aed72aa
 class OpinionCallback(MemoryCallback):
@@ -131,7 +127,8 @@ class OpinionCallback(MemoryCallback):
 
     def to_frame(self)->pd.DataFrame:
         "One row per sample: sample_id, seen (times), label_quality (low = suspicious), given_label, suggested_label"
-        if not self.has_seen: raise ValueError(self.nothing_yet())
+        self.require_seen()
         quality,best = self.opinions()
-        given = self.given.all().cpu().numpy()
-        return self.frame(label_quality=quality, given_label=given, suggested_label=best)
+        visits,given = (o.cpu().numpy() for o in (getattr(self, self.tables[0]).visits, self.given.all()))
+        labels = dict(given_label=given, suggested_label=best)
+        return pd.DataFrame(dict(sample_id=np.arange(len(best)), seen=visits, label_quality=quality, **labels))
