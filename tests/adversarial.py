@@ -329,7 +329,9 @@ def batches(rng, folder):
     said = f'{n} samples bs {bs} drop_last {drop_last} {workers} workers {k} classes'
     yield f'{method} {said} {kind} {type(extra).__name__}'
     cbs = [KnowsIds(isinstance(extra, Moves)), *([] if extra is None else [extra])]
-    learn = make(method, DataLoaders(train, dls.valid), linear(k, norm=kind == 'norm'), cbs=cbs, path=folder)
+    dls = DataLoaders(train, dls.valid)
+    if kind == 'torch': dls._device = torch.device('cpu') # tsai, once imported, asks PyTorch's loaders for it too
+    learn = make(method, dls, linear(k, norm=kind == 'norm'), cbs=cbs, path=folder)
     try: learn.fit(rng.choice((1, 3)), LR)
     except ValueError as e:
         is_norm = 'more than 1 value per channel' in str(e) # PyTorch's, of BatchNorm with one sample
