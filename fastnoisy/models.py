@@ -29,10 +29,11 @@ def small_cnn(
 # %% ../nbs/models.ipynb #641f10d9
 def resnet18_32(
     dls, # `DataLoaders` of images with `n_channels` and `c`
+    depth:int=18, # or 34, as 'resnet34-32'
 ) -> nn.Module: # images (B,n_channels,H,W) -> logits (B,c)
     "ResNet-18 for images of 32 pixels: the first layer 3 x 3 without stride, no pooling after it; random weights"
     import timm
-    model = timm.create_model('resnet18', num_classes=dls.c, in_chans=dls.n_channels)
+    model = timm.create_model(f'resnet{depth}', num_classes=dls.c, in_chans=dls.n_channels)
     model.conv1 = nn.Conv2d(dls.n_channels, 64, 3, padding=1, bias=False)
     model.maxpool = nn.Identity()
     return model
@@ -154,7 +155,7 @@ def _stacked_lstm(dls):
     raise ValueError('arch=stacked-lstm is for series, and these data are none: give a network for images.')
 
 ARCHS = {'small_cnn': _small_cnn, 'small_cnn:2': partial(_small_cnn, stride=2), 'resnet18-32': resnet18_32,
-         'stacked-lstm': _stacked_lstm} # name -> function of `DataLoaders` that returns a network
+         'resnet34-32': partial(resnet18_32, depth=34), 'stacked-lstm': _stacked_lstm} # name -> function of `DataLoaders` that returns a network
 
 def _timm_model(arch, pretrained, dls):
     "A timm model for the channels and classes of `dls`; `OSError` where its weights cannot be loaded"

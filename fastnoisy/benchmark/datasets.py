@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'CIFAR10_STATS', 'MEDMNIST', 'DataSet', 'register_dataset', 'mnist_arrays', 'cifar_arrays', 'split_valid',
-           'split_digits_dls', 'mnist_dls', 'cifar_dls', 'ecg_dls']
+           'split_digits_dls', 'mnist_dls', 'HumanLabels', 'cifar_dls', 'ecg_dls']
 
 # %% ../../nbs/benchmark/datasets.ipynb #518f0f33
 import gzip, pickle
@@ -18,6 +18,7 @@ from ..data.arrays import array_dls
 from ..data.digits import digits_dls, digits_splits
 from ..data.medmnist import medmnist_dls
 from ..data.series import ecg5000_dls
+from ..noise.human import HumanNoise, read_labels
 from ..noise.label_noise import as_generator
 
 # %% ../../nbs/benchmark/datasets.ipynb #db7ae1ca
@@ -150,6 +151,27 @@ def mnist_dls(name='MNIST', n=60_000, valid_share=.15, bs=128, root='data', down
     train,valid = split_valid(x[:n], y[:n].astype(np.int64), valid_share)
     return array_dls(train, valid, (test[0], test[1].astype(np.int64)), bs=bs, val_bs=512, rgb=False)
 
+class HumanLabels:
+    "The file of labels that people gave to the training images, and which of them are for training and validation"
+    def __init__(self,
+        folder, # Of the file, or a folder within it
+        name:str, # Of the file, which `read_labels` reads
+        y, # Right labels in the order of the file, (M,)
+        rows, # Two arrays: rows of the training and of the validation samples
+    ): self.folder,self.name,self.y,self.rows = folder,name,y,rows
+
+    def models(self,
+        column:str, # Of the file, for instance 'aggre_label'
+    )->list: # Of two `HumanNoise`, for training and for validation
+        "A `FileNotFoundError` that says what to put where; a `ValueError` for a file of other images"
+        file = next((o for o in (self.folder/self.name, self.folder.parent/self.name) if o.is_file()), None)
+        if file is None: raise FileNotFoundError(
+            f'{self.name} is not in {self.folder}. Put it there; it is at github.com/UCSC-REAL/cifar-10-100n.')
+        if (read_labels(file, 'clean_label') != self.y).any(): raise ValueError(
+            f'{file}: its column clean_label is not that of these images: the order is that of the original archives.')
+        given = HumanNoise(file, column)
+        return [given.rows(o) for o in self.rows]
+
 CIFAR10_STATS = (.4914, .4822, .4465),(.2023, .1994, .2010) # mean and standard deviation as Kathuria gives them
 
 def cifar_dls(n_classes=10, n=50_000, valid_share=.15, bs=128, root='data', download=False):
@@ -157,8 +179,11 @@ def cifar_dls(n_classes=10, n=50_000, valid_share=.15, bs=128, root='data', down
     x,y,*test = cifar_arrays(n_classes, str(root), download)
     vocab = list(map(str, _CIFAR10 if n_classes == 10 else range(n_classes)))
     train,valid = split_valid(x[:n], y[:n], valid_share)
-    return array_dls(train, valid, tuple(test), vocab=vocab, bs=bs, val_bs=512,
-                     batch_tfms=Normalize.from_stats(*CIFAR10_STATS))
+    dls = array_dls(train, valid, tuple(test), vocab=vocab, bs=bs, val_bs=512,
+                    batch_tfms=Normalize.from_stats(*CIFAR10_STATS))
+    rows = [o for _,o in split_valid(x[:n], np.arange(len(y))[:n], valid_share)]
+    dls.human_labels = HumanLabels(Path(root).expanduser(), f'CIFAR-{n_classes}_human.pt', y, rows)
+    return dls
 
 def ecg_dls(valid_share=.2, bs=512, root=None, download=False):
     "ECG5000 with the archive's split, a fifth of its training part to validate on"
@@ -185,6 +210,8 @@ register_dataset('fashion5k', partial(mnist_dls, 'FashionMNIST', 5_000),
 register_dataset('cifar10', cifar_dls, 'CIFAR-10, 32 x 32 pixels: 42,500, 7,500 and 10,000', 'resnet18-32',
                  'cifar10', _C10)
 register_dataset('cifar10k', partial(cifar_dls, n=10_000), "CIFAR-10's first 10,000: 8,500, 1,500 and 10,000",
+                 'small_cnn:2', 'cifar10', _C10)
+register_dataset('cifar5k', partial(cifar_dls, n=5_000), "CIFAR-10's first 5,000: 4,250, 750 and 10,000",
                  'small_cnn:2', 'cifar10', _C10)
 register_dataset('cifar100', partial(cifar_dls, 100), 'CIFAR-100, 32 x 32 pixels: 42,500, 7,500 and 10,000',
                  'resnet18-32', needs=_C100)

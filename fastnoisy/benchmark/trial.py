@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 import fastai, torch
 from fastcore.foundation import L
-from fastai.optimizer import Adam, OptimWrapper
+from fastai.optimizer import Adam, OptimWrapper, SGD
 import fastnoisy
 from .train import SCHEDULES, train_one
 from ..callback.dynamics import DynamicsCallback
@@ -28,6 +28,7 @@ from .variants import Resized, add_noise, check_variant, last_two, moved_validat
 OPTIMIZERS = { # fastai's Adam, and PyTorch's
     'adam': dict(opt_func=Adam),
     'torch-adam': dict(opt_func=partial(OptimWrapper, opt=torch.optim.Adam), wd_bn_bias=True),
+    'sgd': dict(opt_func=partial(SGD, mom=.9)),
     'adamw': dict(opt_func=partial(OptimWrapper, opt=torch.optim.AdamW), wd_bn_bias=True),
 }
 
@@ -37,7 +38,7 @@ class Trial:
     "One training of a grid"
     data:str # Name in `DATASETS`; 'breastmnist:224': its images enlarged to 224 pixels
     noise:str # Name and options of a noise model without its rate, or 'none'
-    rate:float # Of the noise, in [0, 1]
+    rate:float # Of the noise, in [0, 1]; 0 for labels of people, whose rate is what it is
     method:str # As `as_method` takes it
     seed:int # Of the noise, the starting weights and the order of the data
     arch:str # Name in `ARCHS`, or of a timm model; 'resnet18:pretrained': from ImageNet weights
@@ -53,17 +54,20 @@ class Trial:
     def noise_model(self)->str:
         "The noise as `add_noise` takes it, or None"
         if self.noise == 'none': return None
+        if _is_human(self.noise): return self.noise
         name,*options = self.noise.split(':')
         return ':'.join([name, str(self.rate), *options])
 
 TRIAL = [o.name for o in fields(Trial)]
 
+def _is_human(noise): return noise.startswith('human:')
+
 def noise_rates(
-    text:str, # 'symmetric:0,.2,.5': a noise model, its rates, and its further options
+    text:str, # 'symmetric:0,.2,.5': a noise model, its rates, and its further options; or 'human:aggre_label'
     class_map=None, # Name of the class map of `asymmetric` where none is given
 )->list: # Of (noise, rate)
     "The noise of some trials; a rate of 0 is 'none' whatever the model"
-    if text == 'none': return [('none', 0.)]
+    if text == 'none' or _is_human(text): return [(text, 0.)]
     name,_,rest = text.partition(':')
     rates,*options = rest.split(':')
     if name == 'asymmetric' and not options and class_map: options = [class_map]

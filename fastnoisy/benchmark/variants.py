@@ -61,15 +61,23 @@ def _crop_shift(rate, pixels='10'): return CropShift(rate, pixels=int(pixels))
 INPUT_NOISES = {'far-ood': _far_ood, 'domain-shift': DomainShift, 'covariate-shift': CovariateShift,
                 'zoom-shift': ZoomShift, 'crop-shift': _crop_shift}
 
+def _as_people_said(dls, column, valid):
+    labels = vars(dls).get('human_labels')
+    if labels is None: raise ValueError(
+        f'noise=human:{column}: nobody labelled this data set anew; cifar10, cifar10k, cifar5k and cifar100 were.')
+    train,held_out = labels.models(column)
+    return noisy(dls, train, valid=held_out if valid else False)
+
 def add_noise(
     dls, # `DataLoaders` with right labels; not changed
-    noise:str, # A label noise model, or one of `INPUT_NOISES`, with its rate and options: 'asymmetric:.4:mnist'; or None
+    noise:str, # A label noise model, or one of `INPUT_NOISES`, with its rate and options: 'asymmetric:.4:mnist'; 'human:COLUMN'; or None
     seed:int, # Of the draw
     valid:bool=True, # Wrong labels in the validation set too?
 ): # `DataLoaders`
     "The same data with a share of wrong labels, or of changed training images"
     if noise is None: return dls
     name,rate,*options = noise.split(':')
+    if name == 'human': return _as_people_said(dls, rate, valid)
     if name in INPUT_NOISES: return noisy_inputs(dls, INPUT_NOISES[name](float(rate), *options), generator=seed)
     return noisy(dls, noise, valid=valid, generator=seed)
 
