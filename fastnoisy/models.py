@@ -155,7 +155,8 @@ def _stacked_lstm(dls):
     raise ValueError('arch=stacked-lstm is for series, and these data are none: give a network for images.')
 
 ARCHS = {'small_cnn': _small_cnn, 'small_cnn:2': partial(_small_cnn, stride=2), 'resnet18-32': resnet18_32,
-         'resnet34-32': partial(resnet18_32, depth=34), 'stacked-lstm': _stacked_lstm} # name -> function of `DataLoaders` that returns a network
+         'resnet34-32': partial(resnet18_32, depth=34),
+         'stacked-lstm': _stacked_lstm} # name -> function of `DataLoaders` that returns a network
 
 def _timm_model(arch, pretrained, dls):
     "A timm model for the channels and classes of `dls`; `OSError` where its weights cannot be loaded"

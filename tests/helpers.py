@@ -151,6 +151,16 @@ def write_cifar(folder, python, n=4):
     (folder/('batches.meta' if python else 'batches.meta.txt')).write_bytes(b'')
     return parts
 
+def write_human_labels(folder, parts, changed=.3):
+    "CIFAR-10N's file in its real format, for the rows of `write_cifar`: the given labels by column"
+    right = np.concatenate([y for name,(y,_) in parts.items() if name != 'test_batch'])
+    columns = dict(clean_label=right)
+    for name in ('aggre_label', 'random_label1', 'worse_label'):
+        wrong = RNG.random(len(right)) < changed
+        columns[name] = np.where(wrong, (right + 1) % 10, right)
+    torch.save(columns, folder/'CIFAR-10_human.pt')
+    return columns
+
 def first_learnt(right):
     "The visit at which a sample is right for the second time running, one more than all if never"
     return next((i + 1 for i in range(1, len(right)) if right[i] and right[i-1]), len(right) + 1)

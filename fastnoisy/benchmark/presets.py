@@ -62,7 +62,34 @@ PRESETS |= {
     'peers-series': dict(_PEERS, data='ecg5000', noise=['symmetric:0,.3', 'pair:.3'], epochs=60, bs=64,
                          methods=['ce', *_CALLBACKS, *_LOSSES]),
     'peers-medical': dict(_PEERS, data='breastmnist', noise=['symmetric:0,.2'], arch='small_cnn:2', bs=64),
+    'peers-human': dict(_PEERS, data='cifar5k', noise=['human:aggre_label', 'human:random_label1'], seeds=2, epochs=20,
+                        variants=['moved-train']),
 }
+
+# %% ../../nbs/benchmark/presets.ipynb #c1fa10a2
+_PAPERS = { # methods, network, epochs, highest learning rate, schedule, weight decay, batch
+    'ce': (['ce', 'sce', 'gce', 'nce+rce', 'anl-ce', 'also'], 34, 100, .1, 'steps', 5e-4, 128),
+    'elr': (['elr'], 34, 120, .02, 'cosine', 1e-3, 128),
+    'sop': (['sop'], 34, 120, .02, 'steps', 1e-3, 128),
+    'sop+': (['sop+'], 18, 300, .02, 'cosine', 1e-3, 128),
+    'cores2': (['cores2'], 34, 100, .1, 'steps', 5e-4, 128),
+    'vol-min': (['vol-min'], 34, 80, .01, 'steps', 1e-4, 128),
+    'co-teaching': (['co-teaching', 'co-teaching+', 'jocor'], 34, 200, 1e-3, 'linear', 0., 128),
+    'sat': (['sat', 'selc'], 34, 200, .1, 'cosine', 5e-4, 256),
+    'disc': (['disc'], 34, 200, .1, 'steps', 1e-3, 128),
+    'elr+': (['elr+'], 18, 200, .02, 'steps', 5e-4, 128),
+    'pes-semi': (['pes-semi'], 18, 300, .02, 'cosine', 5e-4, 128),
+    'divide-mix': (['divide-mix', 'unicon'], 18, 300, .02, 'steps', 5e-4, 128),
+    'pro-mix': (['pro-mix'], 18, 600, .05, 'cosine', 5e-4, 256),
+}
+_PEOPLE = ['human:aggre_label', 'human:random_label1', 'human:worse_label']
+
+def _as_its_paper(methods, depth, epochs, lr, schedule, wd, bs):
+    optimizer = 'adam' if schedule == 'linear' else 'sgd'
+    return dict(data='cifar10', noise=_PEOPLE, methods=methods, seeds=3, arch=f'resnet{depth}-32', epochs=epochs, lr=lr,
+                wd=wd, optimizer=optimizer, schedule=schedule, bs=bs, variants=['moved-train'])
+
+PRESETS |= {f'cifar10n-{name}': _as_its_paper(*o) for name,o in _PAPERS.items()}
 
 # %% ../../nbs/benchmark/presets.ipynb #cfe4b3b4
 _SMALL = dict(data='digits', arch=None, epochs=30, lr=3e-3, bs=None, schedule='one-cycle')

@@ -22,7 +22,7 @@ from ..analysis.metrics import MEASURES, model_scores
 from ..analysis.detection import Detection, wrong_samples
 from ..methods import as_method
 from ..analysis.training_dynamics import SCORES as DYNAMICS
-from .variants import Resized, add_noise, check_variant, last_two, moved_validation
+from .variants import Resized, add_noise, check_variant, last_two, moved_training, moved_validation
 
 # %% ../../nbs/benchmark/trial.ipynb #0c761622
 OPTIMIZERS = { # fastai's Adam, and PyTorch's
@@ -96,7 +96,8 @@ def trial_dls(
 ): # `DataLoaders` with `test`
     "The same with the noise and the validation set of a trial"
     dls = add_noise(dls, trial.noise_model, trial.seed, valid=trial.variant != 'clean-valid')
-    return moved_validation(dls) if trial.variant == 'moved-valid' else dls
+    move = dict([('moved-train', moved_training), ('moved-valid', moved_validation)]).get(trial.variant)
+    return move(dls) if move else dls
 
 def trial_options(
     trial:Trial,

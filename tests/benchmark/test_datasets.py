@@ -3,7 +3,8 @@ import gzip, pickle
 import numpy as np, pytest, torch
 from fastai.torch_core import TensorImage
 from fastnoisy.data.medmnist import medmnist_names
-from helpers import RNG, write_cifar
+from helpers import RNG, write_cifar, write_human_labels
+from fastnoisy.benchmark.variants import add_noise
 from fastnoisy.benchmark.datasets import (CIFAR10_STATS, DATASETS, cifar_arrays, cifar_dls, mnist_arrays, mnist_dls,
                                           register_dataset, split_valid)
 
@@ -63,6 +64,37 @@ def test_cifar10_dls_is_normalised_and_split(tmp_path):
     mean,std = (torch.tensor(o)[:,None,None] for o in CIFAR10_STATS)
     assert torch.allclose(xb.cpu().as_subclass(torch.Tensor), (x - mean)/std, atol=1e-5)
     assert len(cifar_dls(bs=4, root=tmp_path, n=20).train.dataset) == 17
+
+def test_cifar_with_the_labels_of_people(tmp_path):
+    "Each sample has the label of its own row; the validation labels too, if they are asked for"
+    parts = write_cifar(tmp_path/'cifar-10-batches-bin', False, 8)
+    columns = write_human_labels(tmp_path, parts)
+    dls = cifar_dls(bs=4, root=tmp_path)
+    x = np.concatenate([x for name,(_,x) in parts.items() if name != 'test_batch'])
+    def rows(dl): # of the archive, found by their pixels
+        images = dl.dataset.items.images.transpose(0, 3, 1, 2).reshape(len(dl.dataset), -1)
+        return [int((x == o).all(1).nonzero()[0][0]) for o in images]
+    new,clean = (add_noise(dls, 'human:worse_label', seed=0, valid=o) for o in (True, False))
+    for i in range(2):
+        right,given = (columns[o][rows(dls.loaders[i])] for o in ('clean_label', 'worse_label'))
+        assert (new.loaders[i].dataset.items.labels == given).all() and (right != given).any()
+        assert (clean.loaders[i].dataset.items.labels == (right if i else given)).all()
+    assert new.noise.actual_rate == (columns['worse_label'] != columns['clean_label'])[rows(dls.train)].mean()
+    inside = cifar_dls(bs=4, root=tmp_path/'cifar-10-batches-bin') # the file lies beside the folder
+    assert (add_noise(inside, 'human:worse_label', seed=1).noise.given == new.noise.given).all()
+
+def test_labels_of_people_that_are_not_there(tmp_path):
+    parts = write_cifar(tmp_path/'cifar-10-batches-bin', False, 8)
+    with pytest.raises(FileNotFoundError, match='CIFAR-10_human.pt is not in .* Put it there'):
+        add_noise(cifar_dls(bs=4, root=tmp_path), 'human:worse_label', seed=0)
+    write_human_labels(tmp_path, parts)
+    with pytest.raises(ValueError, match="columns .*aggre_label.*got 'best'"):
+        add_noise(cifar_dls(bs=4, root=tmp_path), 'human:best', seed=0)
+    with pytest.raises(ValueError, match='nobody labelled this data set anew'):
+        add_noise(DATASETS['digits'].make(), 'human:worse_label', seed=0)
+    write_human_labels(tmp_path, {k: (v[0][::-1], v[1]) for k,v in parts.items()})
+    with pytest.raises(ValueError, match='order is that of the original archives'):
+        add_noise(cifar_dls(bs=4, root=tmp_path), 'human:worse_label', seed=0)
 
 @pytest.mark.parametrize('python', [True, False])
 def test_cifar100_has_the_fine_classes(tmp_path, python):

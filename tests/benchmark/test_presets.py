@@ -8,7 +8,7 @@ from fastnoisy.benchmark.runner import run_grid
 from fastnoisy.benchmark.tables import grid_report
 from fastnoisy.core.registry import METHODS
 from fastnoisy.benchmark.presets import CPU, PRESETS, described, preset_arguments
-from helpers import write_cifar
+from helpers import write_cifar, write_human_labels
 
 def settings(preset, scale=None):
     arguments = preset_arguments(preset, scale)
@@ -82,7 +82,7 @@ def test_a_scale_is_that_of_a_preset(tmp_path):
     assert not (tmp_path/'out').exists()
 
 def test_the_papers_preset_on_a_few_images(tmp_path):
-    write_cifar(tmp_path/'cifar-10-batches-py', True, 40)
+    write_cifar(tmp_path/'cifar-10-batches-py', True, 32)
     results = run_grid(tmp_path/'out', jobs=1, preset='apl-paper', root=str(tmp_path), noise=['asymmetric:.4'], methods=['apl-nfl-mae'], epochs=1)
     row = results.iloc[0]
     assert (row.data, row.noise, row.method, row.seed, row.arch, row.optimizer) == ('cifar10', 'asymmetric:cifar10', 'apl-nfl-mae', 42, 'resnet18-32', 'adamw')
@@ -97,7 +97,7 @@ def test_every_output_says_the_scale(tmp_path, capsys):
     assert '### Wrong samples found' in text and 'auc, epoch 3' in text and 'symmetric 0.5, ce, aum' in text and 'symmetric 0.5, ce, grand' in text and 'symmetric 0.5, lilaw, W_alpha' in text
     assert 'auc, epoch 10' not in text # there was none
 
-PEERS = [o for o in PRESETS if o.startswith('peers')]
+PEERS = [o for o in PRESETS if o.startswith('peers') and o != 'peers-human']
 
 @pytest.mark.parametrize('name', PEERS)
 def test_peers(no_files, name):
@@ -117,3 +117,31 @@ def test_every_method_is_among_the_peers():
            'confidence:two', 'confidence:single'} # parts of 'confidence'
     callbacks = {o for o,m in METHODS.items() if m.make().get('cbs')}
     assert callbacks - {*PRESETS['peers']['methods']} == out
+
+def test_peers_by_people(no_files):
+    trials = settings('peers-human')
+    assert values(trials, 'data', 'noise', 'seed', 'variant') == {
+        ('cifar5k', f'human:{o}', seed, 'moved-train') for o in ('aggre_label', 'random_label1') for seed in (0, 1)}
+    assert {o.method for o in trials} == {*PRESETS['peers']['methods']}
+
+PAPERS = [o for o in PRESETS if o.startswith('cifar10n-')]
+
+def test_the_papers_settings(no_files):
+    trials = settings('cifar10n-elr')
+    assert values(trials, 'arch', 'epochs', 'lr', 'wd', 'optimizer', 'schedule', 'bs', 'method') == {
+        ('resnet34-32', 120, .02, 1e-3, 'sgd', 'cosine', 128, 'elr')}
+    assert values(trials, 'noise', 'seed', 'variant') == {
+        (f'human:{o}', seed, 'moved-train')
+        for o in ('aggre_label', 'random_label1', 'worse_label') for seed in range(3)}
+    assert values(settings('cifar10n-divide-mix'), 'arch', 'epochs', 'optimizer') == {('resnet18-32', 300, 'sgd')}
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', PAPERS)
+def test_the_papers_settings_on_a_few_images(tmp_path, name):
+    "All methods of the preset for an epoch, with a small network; plain training with the paper's own"
+    write_human_labels(tmp_path, write_cifar(tmp_path/'cifar-10-batches-bin', False, 8))
+    is_plain = name == 'cifar10n-ce'
+    given = dict(methods=['ce'], noise=['human:worse_label']) if is_plain else dict(arch='small_cnn:2')
+    results = run_grid(tmp_path/'out', jobs=1, preset=name, root=str(tmp_path), seeds=1, epochs=1, bs=16, **given)
+    assert len(results) == (1 if is_plain else 3*len(PRESETS[name]['methods'])) and results.error.isna().all()
+    assert results.noise.isin(PRESETS[name]['noise']).all() and results.actual_rate.gt(0).all()

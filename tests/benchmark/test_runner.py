@@ -26,7 +26,7 @@ def without_clock(results): return results.drop(columns=['seconds', 'peak_mb']).
 @pytest.mark.parametrize('text, class_map, expected', [
     ('symmetric:0,.2,.5', None, [('none', 0), ('symmetric', .2), ('symmetric', .5)]), ('none', None, [('none', 0)]), ('pair:.3', 'mnist', [('pair', .3)]),
     ('asymmetric:.1,.4', 'mnist', [('asymmetric:mnist', .1), ('asymmetric:mnist', .4)]), ('asymmetric:.4:cifar10', 'mnist', [('asymmetric:cifar10', .4)]),
-    ('asymmetric:.4', None, [('asymmetric', .4)])])
+    ('asymmetric:.4', None, [('asymmetric', .4)]), ('human:aggre_label', 'cifar10', [('human:aggre_label', 0)])])
 def test_noise_rates(text, class_map, expected): assert noise_rates(text, class_map) == expected
 
 @pytest.mark.parametrize('text', ['pair', 'pair:', 'pair:x', ''])
@@ -36,6 +36,7 @@ def test_noise_without_rates(text):
 def test_noise_of_a_trial():
     assert trial(noise='none').noise_model is None
     assert trial(noise='asymmetric:mnist', rate=.4).noise_model == 'asymmetric:0.4:mnist'
+    assert trial(noise='human:worse_label', rate=0.).noise_model == 'human:worse_label'
 
 def test_every_trial_once_and_seed_after_seed():
     trials = grid_trials(noise=['symmetric:0,.2', 'asymmetric:0,.1', 'symmetric:.2'], methods=['ce', 'gce+also'], seeds=2, seed=5)
@@ -46,7 +47,7 @@ def test_every_trial_once_and_seed_after_seed():
 
 @pytest.mark.parametrize('kwargs, says', [
     (dict(data='digit'), "data='digit': choose from digits"), (dict(data='digits:big'), 'size of the images in pixels'), (dict(variants=['noisy']), "variant='noisy': choose from plain"),
-    (dict(detect=[0]), 'give epochs, counted from 1'), (dict(data=[]), 'nothing to do'), (dict(optimizer='lion'), 'choose from adam, torch-adam, adamw'), (dict(schedule='step'), 'choose from one-cycle'),
+    (dict(detect=[0]), 'give epochs, counted from 1'), (dict(data=[]), 'nothing to do'), (dict(optimizer='lion'), 'choose from adam, torch-adam, sgd, adamw'), (dict(schedule='step'), 'choose from one-cycle'),
     (dict(seeds=0), 'seeds=0: give at least 1'), (dict(epochs=0), 'epochs=0'), (dict(arch='resnet1'), "arch='resnet1'"), (dict(methods=['nope']), "'nope' is unknown"),
     (dict(methods=['gce:q=3']), 'q must be in'), (dict(noise=['gauss:.3']), 'gauss'), (dict(noise=['symmetric:1.5']), '1.5'), (dict(methods=[]), 'nothing to do'),
     (dict(root='x'), "data='digits'"), (dict(noise=['asymmetric:.2:cifar']), 'one of cifar10')])

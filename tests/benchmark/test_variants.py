@@ -1,21 +1,23 @@
 "What the grid changes beside method and labels: images, validation set, layers; the rest stays as it is"
+from itertools import product
 import numpy as np, pytest, torch
 from fastai.basics import Learner
 from fastnoisy.data.digits import digits_dls
 from fastnoisy.models import small_cnn
 from fastnoisy.models import StackedLSTM
 from fastnoisy.benchmark.variants import (INPUT_NOISES, VARIANTS, Resized, add_noise, check_variant, last_two,
-                                          moved_validation)
+                                          moved_training, moved_validation)
 from fastai.torch_core import TensorImage, TensorImageBW
 
 def images(dl): return np.asarray(dl.dataset.items.images)
 
-@pytest.mark.parametrize('text', ['plain', 'clean-valid', 'moved-valid', 'valid:.05', 'valid:0.5', 'last-two'])
+@pytest.mark.parametrize('text', ['plain', 'clean-valid', 'moved-train', 'moved-valid', 'valid:.05', 'valid:0.5',
+                                  'last-two'])
 def test_variants(text): assert check_variant(text) == text
 
 @pytest.mark.parametrize('text', ['nope', 'valid', 'valid:', 'valid:0', 'valid:1', 'valid:x', 'plain:.1', ''])
 def test_no_variants(text):
-    with pytest.raises(ValueError, match="choose from plain, clean-valid, moved-valid, last-two, or 'valid:.05'"): check_variant(text)
+    with pytest.raises(ValueError, match="choose from plain, clean-valid, moved-train, moved-valid, last-two, or 'valid:.05'"): check_variant(text)
 
 @pytest.mark.parametrize('noise', ['far-ood:.3', 'far-ood:.3:photos', 'domain-shift:.3', 'covariate-shift:.3', 'zoom-shift:.3', 'crop-shift:.3:3'])
 def test_noise_in_the_images(noise):
@@ -50,6 +52,21 @@ def test_moved_validation():
     assert (again != x).any() # anew each time
     assert moved.noise is dls.noise and moved.train is dls.train and moved.test is dls.test and moved.c == dls.c and moved.n_channels == dls.n_channels
     assert (dls.valid.one_batch()[0] == x0).all()
+    Learner(moved, small_cnn()).fit(1)
+
+def test_moved_training():
+    "Only the training images move, each by whole pixels and perhaps mirrored"
+    dls = digits_dls(noise=.4, device='cpu')
+    moved = moved_training(dls)
+    assert moved.noise is dls.noise and moved.valid is dls.valid and moved.test is dls.test
+    new = moved.train.new(shuffle=False, drop_last=False)
+    x,again = new.one_batch()[0],new.one_batch()[0]
+    still = dls.train.new(shuffle=False, drop_last=False).one_batch()[0]
+    assert (x != again).flatten(1).any(1).float().mean() > .8
+    for a,b in zip(x, still):
+        ways = [torch.roll(o, moves, (1, 2)) for o in (b, b.flip(2)) for moves in product((-1, 0, 1), repeat=2)]
+        same = [torch.allclose(a[:,1:-1,1:-1], o[:,1:-1,1:-1], atol=1e-3) for o in ways] # mirrored by interpolation
+        assert any(same)
     Learner(moved, small_cnn()).fit(1)
 
 @pytest.mark.parametrize('kind', [TensorImage, TensorImageBW])
