@@ -282,7 +282,7 @@ def _add_audit_training(add):
         help='probability of being wrong above which a label is flagged, in (0, 1) (default: 0.5)')
     add('--bs', type=_positive, metavar='N', help='samples in a batch, at most (default: 8 to 64)')
     add('--workers', type=int, metavar='N',
-        help="processes that load images (default: none below 2,000 images, else fastai's choice)")
+        help="processes that load images (default: none where all images fit into memory, else fastai's choice)")
 
 # %% ../nbs/cli.ipynb #cf065709
 _APPLY_EXAMPLES = '''examples:

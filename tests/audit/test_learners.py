@@ -1,11 +1,16 @@
 "Ids and weights in the learners people use: images from folders, tables, series. The truth is written into each item."
+import pickle
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
 from fastai.vision.all import (CategoryBlock, DataBlock, ImageBlock, ImageDataLoaders, IntToFloatTensor, Learner, L, RandomSplitter,
                                ToTensor, accuracy, get_image_files, parent_label, vision_learner, CrossEntropyLossFlat)
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
+from fastnoisy.audit import learners
+from fastnoisy.audit.images import OpenImageFile
+from fastnoisy.audit.sources import Labelled
 from fastnoisy.core.method import MethodCallback
+from fastnoisy.data.noisy_dls import noisy
 
 class Check(MethodCallback):
     "Compares the ids with what `position` reads from the batch, and gives even ids twice the weight"
@@ -65,3 +70,55 @@ def test_tsai_classifier():
     x = np.arange(60, dtype=np.float32)[:,None,None].repeat(16, 2)
     learn = TSClassifier(x, np.arange(60) % 2, splits=(list(range(40)), list(range(40, 60))), arch=FCN, bs=8, cbs=Check(lambda cb: cb.x[:,0,0].long()))
     assert fit(learn) == 40
+
+class CountsOpened(OpenImageFile):
+    n = 0
+    def encodes(self, o):
+        CountsOpened.n += 1
+        return super().encodes(o)
+
+@pytest.fixture
+def pictures(folder):
+    "The thirty pictures as an audit reads them"
+    paths = sorted(folder.rglob('*.png'), key=lambda o: int(o.stem))
+    labels = np.array([o.parent.name for o in paths])
+    left_out = pd.DataFrame(columns=['row', 'item', 'problem'])
+    CountsOpened.n = 0
+    return Labelled(folder, 'files', paths, labels, np.arange(30), left_out, side=32., open_image=CountsOpened())
+
+def grey_and_label(dl): return sorted((round(x.mean().item()*255/5), int(y)) for xs,ys in dl for x,y in zip(xs, ys))
+
+def test_each_image_is_opened_once(pictures):
+    dl = learners._image_dl(pictures, 32, 8, 'cpu')
+    dl.after_batch.fs = L(o for o in dl.after_batch.fs if isinstance(o, IntToFloatTensor))
+    dl.one_batch()
+    seen = [grey_and_label(dl) for _ in range(3)]
+    assert seen == [[(n, n % 2) for n in range(30)]]*3
+    assert CountsOpened.n <= 31 # the first batch has some of them, and a loader looks at its first sample
+    again = dl.new(shuffle=False)
+    assert grey_and_label(again) == seen[0] and CountsOpened.n <= 31
+    assert len({tuple(y for _,ys in dl for y in ys.tolist()) for _ in range(5)}) > 1 # shuffled as ever
+    rest = dl.new(dl.dataset.new_empty())
+    assert len(rest) == 0 and rest.memory is dl.memory
+
+def test_kept_images_have_the_labels_in_force(pictures):
+    "Labels that are changed on purpose are not the ones that were there when an image was opened"
+    dl = learners._image_dl(pictures, 32, 8, 'cpu')
+    dl.after_batch.fs = L(o for o in dl.after_batch.fs if isinstance(o, IntToFloatTensor))
+    right = dict(grey_and_label(dl))
+    dls = noisy(learners.DataLoaders(dl, dl.new(shuffle=False)), .4, valid=False)
+    given = dict(grey_and_label(dls.train))
+    assert [given[n] for n in range(30)] == dls.noise.given.tolist() and given != right == dict(grey_and_label(dl))
+    assert CountsOpened.n <= 32
+
+def test_what_does_not_fit_is_opened_anew(pictures, monkeypatch):
+    monkeypatch.setattr(learners, 'MEMORY', 30*3*32**2 - 1)
+    assert type(learners._image_dl(pictures, 32, 8, 'cpu')) is learners.TfmdDL
+    monkeypatch.setattr(learners, 'MEMORY', 30*3*32**2)
+    assert type(learners._image_dl(pictures, 32, 8, 'cpu')) is learners.RememberingDL
+    assert type(learners._image_dl(pictures, 32, 8, 'cpu', workers=2)) is learners.TfmdDL
+
+def test_kept_images_are_not_sent_to_other_processes(pictures):
+    dl = learners._image_dl(pictures, 32, 8, 'cpu')
+    for _ in dl: pass
+    assert len(dl.memory[1]) == 30 and pickle.loads(pickle.dumps(dl)).memory is None and len(dl.memory[1]) == 30
