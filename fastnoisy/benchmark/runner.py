@@ -14,7 +14,8 @@ from inspect import signature
 from pathlib import Path
 import pandas as pd, torch
 from .executors import run_calls
-from .trial import CURVES, DETECTION, RESULTS, TRIAL, VERSIONS, Trial, grid_trials, run_trial
+from .trial import (CURVES, DETECTION, RESULTS, TRIAL, VERSIONS, Trial, grid_trials, noise_name,
+                                       run_trial)
 from .presets import described, preset_arguments
 
 # %% ../../nbs/benchmark/runner.ipynb #d32297a6
@@ -149,7 +150,7 @@ def _print_trial(n_done, n, start, n_now, trial, result):
     if 'error' in result: said = f'FAILED, {result["error"]}'
     else: said = f'{result["accuracy"]:.3f} (last epoch {result["accuracy_last"]:.3f}) in {_minutes(result["seconds"])}'
     variant = '' if trial.variant == 'plain' else f', {trial.variant}'
-    name = f'{trial.data}{variant}, {trial.noise} {trial.rate:g}, {trial.method}, seed {trial.seed}'
+    name = f'{trial.data}{variant}, {noise_name(trial.noise, trial.rate)}, {trial.method}, seed {trial.seed}'
     print(f'{n_done} of {n}: {name}: {said}; {_minutes(left)} left', flush=True)
 
 def _epochs(detect):

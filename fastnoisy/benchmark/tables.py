@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from .trial import CURVES, DETECTION, TRIAL
+from .trial import CURVES, DETECTION, TRIAL, noise_name
 from .runner import read_table
 from ..analysis.metrics import MEASURES
 
@@ -75,7 +75,7 @@ def accuracy_table(
 def _by_noise(conditions, methods, text):
     rows = sorted(conditions, key=lambda o: (o[0] != 'none', not o[0].startswith('symmetric'), o))
     def cells(row): return [text(row, m) for m in methods]
-    columns = {f'{o[0]} {o[1]:g}' if o[1] else 'no noise': cells(o) for o in rows}
+    columns = {'no noise' if o[0] == 'none' else noise_name(*o): cells(o) for o in rows}
     return pd.DataFrame(columns, index=pd.Index(methods, name='method'))
 
 # %% ../../nbs/benchmark/tables.ipynb #cbf6c905
@@ -114,12 +114,14 @@ def score_table(
 )->pd.DataFrame: # Of texts: one row per noise and method, one column per score
     "Mean and standard deviation over the seeds of all scores"
     columns = [f'{o}_last' if last else o for o in MEASURES]
-    names = results.noise + results.rate.map(' {:g}'.format).where(results.noise != 'none', '') + ', ' + results.method
+    names = _noise_names(results) + ', ' + results.method
     groups = results[columns].groupby(names, sort=False)
     mean,sd = groups.mean(),groups.std()
     shown = [o for o in columns if mean[o].notna().any()]
     texts = {o.removesuffix('_last'): list(map(_plus_minus, mean[o], sd[o])) for o in shown}
     return pd.DataFrame(texts, index=pd.Index(mean.index, name='noise, method'))
+
+def _noise_names(rows): return pd.Series(list(map(noise_name, rows.noise, rows.rate)), rows.index)
 
 def _plus_minus(m, s): return '' if np.isnan(m) else f'{m:.3f}' + ('' if np.isnan(s) else f' ± {s:.3f}')
 
@@ -127,7 +129,7 @@ def detection_means(
     detection:pd.DataFrame, # Rows of one setting, from `read_detection`
 )->pd.DataFrame: # Of texts: one row per noise, method and signal
     "How well each signal finds the wrong samples after each epoch: ROC-AUC and average precision, mean over the seeds"
-    names = detection.noise + detection.rate.map(' {:g}, '.format) + detection.method + ', ' + detection.signal
+    names = _noise_names(detection) + ', ' + detection.method + ', ' + detection.signal
     scores,epochs = ['auc', 'average_precision'],sorted(detection.epoch.unique())
     mean = detection.assign(name=names).pivot_table(index='name', columns='epoch', values=scores, sort=False)
     columns = product(scores, epochs)
@@ -175,7 +177,7 @@ def plot_curves(
         mean = rows[rows.method == method].groupby('epoch')[['valid_loss', 'valid_accuracy']].mean()
         for ax,o in zip(axs, mean): ax.plot(mean.index, mean[o], label=method, color=colour, lw=1)
     axs[0].set(xlabel='epoch', ylabel='validation loss', yscale='log')
-    axs[1].set(xlabel='epoch', ylabel='validation accuracy', title='' if noise == 'none' else f'{noise} {rate:g}')
+    axs[1].set(xlabel='epoch', ylabel='validation accuracy', title='' if noise == 'none' else noise_name(noise, rate))
     axs[1].legend(fontsize=7, loc='center left', bbox_to_anchor=(1, .5))
     return axs
 
@@ -205,8 +207,9 @@ def _figures(out, i, results, curves):
     parts = []
     for noise in results.noise.unique():
         name = f'{i}_{noise.replace(":", "_")}'
-        if noise != 'none': parts.append(_saved(plot_rates(results, noise), out/f'rates_{name}.png'))
-        for rate in sorted(results.rate[results.noise == noise].unique()):
+        rates = sorted(results.rate[results.noise == noise].unique())
+        if any(rates): parts.append(_saved(plot_rates(results, noise), out/f'rates_{name}.png'))
+        for rate in rates:
             parts.append(_saved(plot_curves(curves, noise, rate)[0], out/f'curves_{name}_{rate:g}.png'))
     return parts
 
@@ -222,7 +225,7 @@ def _preset_line(preset):
     other = ": data, network and schedule are not the paper's, but those of the settings below"
     return f'- Preset {preset}' + (other if ' at scale ' in preset else '')
 
-def _failed_line(o): return f'- {o.noise} {o.rate:g}, {o.method}, seed {o.seed}: {o.error}'
+def _failed_line(o): return f'- {noise_name(o.noise, o.rate)}, {o.method}, seed {o.seed}: {o.error}'
 
 # %% ../../nbs/benchmark/tables.ipynb #bb93a458
 def grid_report(

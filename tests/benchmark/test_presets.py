@@ -145,3 +145,12 @@ def test_the_papers_settings_on_a_few_images(tmp_path, name):
     results = run_grid(tmp_path/'out', jobs=1, preset=name, root=str(tmp_path), seeds=1, epochs=1, bs=16, **given)
     assert len(results) == (1 if is_plain else 3*len(PRESETS[name]['methods'])) and results.error.isna().all()
     assert results.noise.isin(PRESETS[name]['noise']).all() and results.actual_rate.gt(0).all()
+
+def test_labels_of_people_have_their_names_in_tables(tmp_path, capsys):
+    write_human_labels(tmp_path, write_cifar(tmp_path/'cifar-10-batches-bin', False, 8))
+    given = dict(methods=['ce', 'elr'], seeds=1, epochs=1, bs=16)
+    run_grid(tmp_path/'out', jobs=1, preset='peers-human', root=str(tmp_path), **given)
+    text = grid_report(tmp_path/'out')
+    assert '| method | human:aggre_label | human:random_label1 |' in text and 'no noise' not in text
+    assert '| human:aggre_label, ce |' in text and 'human:aggre_label 0' not in text + capsys.readouterr().out
+    assert not list((tmp_path/'out').glob('rates_*')) and len(list((tmp_path/'out').glob('curves_*.png'))) == 2
