@@ -487,7 +487,7 @@ def test_lr_find_leaves_no_trace(learner):
     learn.lr_find(show_plot=False, num_it=14)
     after = learn.model.state_dict(), learn.opt.state_dict()['state'], learn.also.state_dict()
     assert learn.opt is own
-    assert all(torch.equal(before[0][k], after[0][k]) for k in before[0]) and all(torch.equal(before[2][k], after[2][k]) for k in ('u', 'at', 'sums'))
+    assert all(torch.equal(before[0][k], after[0][k]) for k in before[0]) and all(torch.equal(before[2][k], after[2][k]) for k in ('u', 'sums'))
     assert len(before[1]) == len(after[1]) and all(set(a) == set(b) and all(torch.equal(torch.as_tensor(a[k]), torch.as_tensor(b[k])) for k in a)
                                                    for a,b in zip(before[1], after[1]))
     assert all(torch.equal(a, b) for a,b in zip(before[2]['last'], after[2]['last']))
