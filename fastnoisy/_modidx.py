@@ -2455,6 +2455,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'fastnoisy.callback.lilaw._gradient': ( 'callback/lilaw.html#_gradient',
                                                                                   'fastnoisy/callback/lilaw.py'),
                                           'fastnoisy.callback.lilaw._lilaw': ('callback/lilaw.html#_lilaw', 'fastnoisy/callback/lilaw.py'),
+                                          'fastnoisy.callback.lilaw._of_label': ( 'callback/lilaw.html#_of_label',
+                                                                                  'fastnoisy/callback/lilaw.py'),
                                           'fastnoisy.callback.lilaw._terms': ('callback/lilaw.html#_terms', 'fastnoisy/callback/lilaw.py'),
                                           'fastnoisy.callback.lilaw._three': ('callback/lilaw.html#_three', 'fastnoisy/callback/lilaw.py'),
                                           'fastnoisy.callback.lilaw.difficulty': ( 'callback/lilaw.html#difficulty',
