@@ -1,8 +1,11 @@
 "Half precision, channels last, compiled models, and no waiting for the device: every method of the registry."
+import csv
 from contextlib import contextmanager
 from functools import partial
 import numpy as np, pytest, torch
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 from fastai.basics import CrossEntropyLossFlat, Callback, L, Learner
 from fastai.callback.channelslast import ChannelsLast
@@ -13,7 +16,8 @@ from fastnoisy.analysis.neighbors import embed
 from fastnoisy.core import loaders, sample_ids
 from fastnoisy.core.ignored import least_label
 from fastnoisy.core.method import SampleCallback
-from helpers import LR, linear, make, make_dls, weights_of
+from functorch.compile import make_boxed_func
+from helpers import LR, TESTS, linear, make, make_dls, weights_of
 from settings import battery, setting
 
 pytestmark = pytest.mark.filterwarnings('ignore:KNNCorrection', 'ignore:BMMFilter', 'ignore:TwoModelConfidence')
@@ -113,10 +117,14 @@ def test_channels_last(method):
     torch.testing.assert_close(weights_of(last.model), weights_of(plain.model), rtol=1e-3, atol=1e-4)
     assert last.model[0].weight.is_contiguous(memory_format=torch.channels_last)
 
+with open(TESTS/'reference/kernels.csv', newline='') as f:
+    GRAPHS = {row['method']: row for row in csv.DictReader(f)}
+
 BACKENDS = ['eager', pytest.param('aot_eager', marks=pytest.mark.slow)]
 
 def assert_compiled_is_plain(make_learner, backend):
     torch._dynamo.reset()
+    counters.clear()
     plain,compiled = make_learner(linear()),make_learner(torch.compile(linear(), backend=backend))
     for learn in (plain, compiled): learn.fit(2, LR)
     torch.testing.assert_close(weights_of(compiled.model), weights_of(plain.model), rtol=1e-3, atol=1e-4)
@@ -126,7 +134,11 @@ def assert_compiled_is_plain(make_learner, backend):
         np.testing.assert_allclose(got, expected, rtol=1e-2, atol=1e-3)
 
 @pytest.mark.parametrize('backend', BACKENDS)
-def test_compiled_model(method, backend): assert_compiled_is_plain(lambda model: make(method, model=model), backend)
+def test_compiled_model(method, backend):
+    "It trains as without, in no more pieces and for no more kinds of passes than reference/kernels.csv says"
+    assert_compiled_is_plain(lambda model: make(method, model=model), backend)
+    breaks,graphs = counters['graph_break'],counters['stats']['unique_graphs']
+    assert sum(breaks.values()) <= int(GRAPHS[method]['breaks']) and graphs <= int(GRAPHS[method]['graphs']), breaks
 
 @pytest.mark.parametrize('backend', BACKENDS)
 def test_scores_that_look_into_a_compiled_model(backend):
@@ -134,6 +146,58 @@ def test_scores_that_look_into_a_compiled_model(backend):
         learn = make('ce', model=model).remove_cb(DynamicsCallback)
         return learn.add_cb(DynamicsCallback(['grand', 'grand_full']))
     assert_compiled_is_plain(learner, backend)
+
+class PretendGraphs:
+    """A backend for `torch.compile` that treats memory as CUDA graphs do: what a pass gave is gone when the next step
+    begins, with the first forward pass after a backward pass. It counts parameters that have `moved`"""
+    def __init__(self):
+        self.given,self.is_pending,self.moved = [],False,0
+        forward,backward = partial(self.compiler, True),partial(self.compiler, None)
+        inference = partial(self.compiler, False)
+        self.backend = aot_autograd(fw_compiler=forward, bw_compiler=backward, inference_compiler=inference)
+
+    def compiler(self, has_backward, graph, inputs):
+        places = {}
+        def run(*args):
+            if has_backward is not None and not self.is_pending: self.forget()
+            for i,o in enumerate(args):
+                is_moved = isinstance(o, nn.Parameter) and places.setdefault(i, o.data_ptr()) != o.data_ptr()
+                self.moved += is_moved
+            out = graph(*args)
+            if has_backward is None: self.is_pending = False
+            else: out = self.give(out, has_backward)
+            return out
+        return make_boxed_func(run)
+
+    def give(self, out, has_backward):
+        out = [o.clone() if isinstance(o, torch.Tensor) else o for o in out]
+        self.given += [o for o in out if isinstance(o, torch.Tensor) and o.is_floating_point()]
+        self.is_pending |= has_backward
+        return out
+
+    def forget(self):
+        for o in self.given: o.data.fill_(torch.nan)
+        self.given.clear()
+
+def in_pretend_graphs(method):
+    torch._dynamo.reset()
+    graphs = PretendGraphs()
+    plain,graphed = make(method),make(method, model=torch.compile(linear(), backend=graphs.backend))
+    for learn in (plain, graphed): learn.fit(2, LR)
+    torch.testing.assert_close(weights_of(graphed.model), weights_of(plain.model), rtol=1e-3, atol=1e-4)
+    return graphs
+
+IN_GRAPHS = [o if o in ('also', 'lilaw', 'divide-mix') else pytest.param(o, marks=pytest.mark.slow) for o in battery()]
+
+@pytest.mark.parametrize('method', IN_GRAPHS)
+def test_memory_of_cuda_graphs(method):
+    "No method looks at what a pass gave in a later step, and the parameters stay where they are"
+    assert in_pretend_graphs(method).moved == 0
+
+@pytest.mark.slow
+def test_parameters_of_the_optimistic_mode_move():
+    "It is refused nowhere, as nothing goes wrong; but CUDA graphs would be recorded anew, so its page advises against it"
+    assert in_pretend_graphs('optimistic').moved > 0
 
 def compiled_in_place(model):
     model.compile(backend='eager')

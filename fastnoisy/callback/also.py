@@ -48,7 +48,8 @@ def _finite(losses):
 
 # %% ../../nbs/callback/also.ipynb #eaa91f53
 class ALSOWeights:
-    "The weights of N samples, held as `u` = log(pi/prior) + constant; a step costs the size of the batch, not N"
+    """The weights of N samples, held as `u` = log(pi/prior) + constant, in a unit of exp(-since) which shrinks as all
+    of them decay; a step costs the size of the batch, not N"""
     refresh = .02 # decay after which the sums are added up anew
     small = 2**9 # with as many weights or fewer they are added up after each step: the dense form
     limit = 1e6 # of u, nats: where a difference of losses is so large, one sample has all the weight anyway
@@ -59,17 +60,17 @@ class ALSOWeights:
         device='cpu',
     ):
         self.n,self.sign = n,sign
-        self.u = torch.zeros(n, device=device)
-        self.at = torch.zeros(n, device=device, dtype=torch.float64) # decay so far when each was touched last
+        self.u,self.since = torch.zeros(n, device=device, dtype=torch.float64),0. # since: decay since all were added up
         self.slot = torch.zeros(n, device=device, dtype=torch.int32) # scratch: positions of ids in the batch
         self.relative = None if prior is None else (prior*n).to(device, torch.float32) # prior over uniform
-        self.decay,self.last,self.center = 0.,None,None # last: ids and losses of the last step
+        self.last,self.last_once,self.center = None,False,None # last: ids and losses of the last step
         self.looked_up,self.decay_matrix = None,(None, None)
+        self.powers = torch.arange(3., device=device, dtype=torch.float64)[:,None]
         self._add_up()
 
     def to(self, device):
         "Move to `device`"
-        for o in ('u', 'at', 'slot', 'sums', 'relative'):
+        for o in ('u', 'slot', 'sums', 'powers', 'relative'):
             if getattr(self, o) is not None: setattr(self, o, getattr(self, o).to(device))
         self.last = None if self.last is None else tuple(o.to(device) for o in self.last)
         self.looked_up,self.decay_matrix = None,(None, None)
@@ -78,9 +79,9 @@ class ALSOWeights:
         ids:Tensor, # (B,)
     )->Tensor: # (B,), in [0, N], averages 1 over all samples
         "N * pi of some samples"
-        u = self._now(ids)
+        u = self.u[ids]
         self.looked_up = ids,u
-        share = self._share(ids, self._centered(u))
+        share = self._share(ids, self._now(u))
         return (share / self.sums[0].clamp(min=1e-300)).clamp(max=self.n).float()
 
     def step(self,
@@ -91,7 +92,8 @@ class ALSOWeights:
         each_once:bool=False, # Is it known that no id occurs twice? It saves some work
     ):
         "One step of `also_update`"
-        self.last = ids,_finite(losses.detach().to(self.u).as_subclass(Tensor))
+        losses = losses.detach().to(self.u.device, torch.float32).as_subclass(Tensor)
+        self.last,self.last_once = (ids, _finite(losses)),each_once
         self._move(*self.last, lr, temperature, each_once)
         if self._is_due(): self._add_up()
 
@@ -104,54 +106,50 @@ def weights_ahead(self:ALSOWeights,
 )->Tensor: # (B,), averages 1 over all samples
     "N * pi of some samples after one more step with the last losses, a step which is not taken"
     if self.last is None: return self.weights(ids)
-    last,names = self.last[0],('sums', 'decay', 'since', 'moved', 'top', 'center')
-    u,at,kept = self.u[last],self.at[last],{o: getattr(self, o) for o in names}
+    last,names = self.last[0],('sums', 'since', 'moved', 'top', 'center')
+    u,kept = self.u[last],{o: getattr(self, o) for o in names}
+    self.looked_up = last,u
     try:
-        self._move(*self.last, lr, temperature)
+        self._move(*self.last, lr, temperature, self.last_once)
         if self._is_due(): self.center,_,self.sums = self._totals()
         return self.weights(ids)
     finally:
-        self.u[last],self.at[last] = u,at
-        self.looked_up = None
+        self.u[last],self.looked_up = u,None
         for o,v in kept.items(): setattr(self, o, v)
 
 # %% ../../nbs/callback/also.ipynb #5a3bd45e
 @patch
 def all(self:ALSOWeights)->Tensor: # (N,)
     "N * pi of all samples, exactly"
-    u = self._now(slice(None))
+    u = self._now(self.u)
     share = self._share(slice(None), u - u.max())
     return (share / share.mean()).float()
 
 @patch
-def _now(self:ALSOWeights, ids):
-    "u of some samples, decayed to now"
-    return self.u[ids] * torch.exp(self.at[ids] - self.decay).float()
-
-@patch
-def _centered(self:ALSOWeights, u): return u if self.center is None else u - self.center
+def _now(self:ALSOWeights, u):
+    "Of the unit of `u` to nats, and from `center` where it has been moved"
+    v = u*math.exp(-self.since)
+    return v if self.center is None else v - self.center
 
 @patch
 def _share(self:ALSOWeights, ids, v):
-    """Part of the weights, not normalised, (B,) float64; `v` is at most a little above 0, and what is far above would
-    not be finite"""
-    return self._with_prior(ids, v.double().clamp(max=600).exp())
-
-@patch
-def _with_prior(self:ALSOWeights, ids, share): return share if self.relative is None else self.relative[ids]*share
+    """Part of the weights, not normalised, (B,); `v` is at most a little above 0, and what is far above would not be
+    finite"""
+    share = v.clamp(max=600).exp()
+    return share if self.relative is None else self.relative[ids]*share
 
 @patch
 def _move(self:ALSOWeights, ids, losses, lr, temperature, each_once=False):
-    "Move the samples of the batch, and the sums with them; of all others it is enough that time goes on"
+    "Move the samples of the batch, and the sums with them; of all others it is enough that the unit shrinks"
     total,once = (losses, None) if each_once else self._by_id(ids, losses)
     is_known = self.looked_up is not None and self.looked_up[0] is ids
-    shrink,old = 1 + temperature*lr,self.looked_up[1] if is_known else self._now(ids)
-    new = ((old + self.sign*lr*total) / shrink).clamp(-self.limit, self.limit)
-    d = math.log(shrink)
-    self._decay_sums(d)
-    self._replace_in_sums(ids, self._centered(old/shrink), self._centered(new), once)
-    self.decay,self.since,self.moved = self.decay + d,self.since + d,self.moved + len(ids)
-    self.u[ids],self.at[ids],self.looked_up = new,self.decay,None
+    old,shrink = self.looked_up[1] if is_known else self.u[ids],1 + temperature*lr
+    self._decay_sums(math.log(shrink))
+    nat = math.exp(self.since) # in the unit of u
+    new = torch.add(old, total, alpha=self.sign*lr/shrink*nat).clamp(-self.limit*nat, self.limit*nat)
+    self._replace_in_sums(ids, self._now(torch.cat([new, old])), once)
+    self.moved += len(ids)
+    self.u[ids],self.looked_up = new,None
 
 @patch
 def _by_id(self:ALSOWeights, ids, losses):
@@ -170,18 +168,18 @@ def _decay_sums(self:ALSOWeights, d):
         k = -math.expm1(-d)
         matrix = torch.tensor([[1, -k, k*k/2], [0, 1 - k, -k], [0, 0, 1 - 2*k]], dtype=torch.float64)
         self.decay_matrix = d,matrix.to(self.sums.device, non_blocking=True)
+    self.since += d
     self.sums = self.decay_matrix[1] @ self.sums
 
 @patch
-def _replace_in_sums(self:ALSOWeights, ids, old, new, once):
-    v = torch.cat([new, old]).double()
+def _replace_in_sums(self:ALSOWeights, ids, v, once):
+    "The batch twice, as it is now and as it was, (2B,): the ones come in, the others go"
     share = v.clamp(max=600).exp()
     for part in share.split(len(ids)):
         if self.relative is not None: part *= self.relative[ids]
         if once is not None: part *= once
     share[len(ids):].neg_()
-    first = v*share
-    self.sums = self.sums + torch.stack([share, first, v*first]).sum(1)/self.n
+    self.sums = torch.addmv(self.sums, v**self.powers, share, alpha=1/self.n)
 
 # %% ../../nbs/callback/also.ipynb #f7a2f07d
 @patch
@@ -197,7 +195,7 @@ def _is_due(self:ALSOWeights):
 @patch
 def _totals(self:ALSOWeights):
     "The largest u, v = u - the largest (N,), and the means of e^v, v e^v, v^2 e^v"
-    u = self._now(slice(None))
+    u = self._now(self.u)
     center = u.max()
     v = u - center
     share = self._share(slice(None), v)
@@ -207,21 +205,21 @@ def _totals(self:ALSOWeights):
 def _add_up(self:ALSOWeights):
     "Put the largest u at 0, and add up"
     _,self.u,self.sums = self._totals()
-    self.at.fill_(self.decay)
     self.since,self.moved,self.top = 0.,0,0.
 
 @patch
 def state_dict(self:ALSOWeights):
     last = None if self.last is None else tuple(o.cpu() for o in self.last)
-    numbers = {o: getattr(self, o) for o in ('decay', 'since', 'moved', 'top')}
-    return dict({o: getattr(self, o).to('cpu', copy=True) for o in ('u', 'at', 'sums')}, **numbers, last=last)
+    numbers = {o: getattr(self, o) for o in ('since', 'moved', 'top')}
+    return dict({o: getattr(self, o).to('cpu', copy=True) for o in ('u', 'sums')}, **numbers, last=last)
 
 @patch
 def load_state_dict(self:ALSOWeights, sd):
     if len(sd['u']) != self.n: raise ValueError(
         f'The saved ALSO weights are those of {len(sd["u"])} samples, but this training set has {self.n}.')
-    for o in ('u', 'at', 'sums'): setattr(self, o, sd[o].to(self.u.device, copy=True))
-    self.decay,self.since = sd['decay'],sd['since']
+    u,device = sd['u'].double(),self.u.device
+    if 'at' in sd: u = u*torch.exp(sd['at'] - sd['decay'] + sd['since']) # older files: the decay when each was touched
+    self.u,self.sums,self.since = u.to(device, copy=True),sd['sums'].to(device, copy=True),sd['since']
     self.moved,self.top = sd.get('moved', 0),sd.get('top', 0.) # a file of version 0.1 has not these
     self.last = None if sd['last'] is None else tuple(o.to(self.u.device) for o in sd['last'])
 

@@ -8,41 +8,51 @@ __all__ = ['adam_ahead', 'keep_grad', 'ALSOAdam', 'also_adam', 'check_adam', 'ta
 # %% ../../nbs/callback/also_optimizer.ipynb #e28994cc
 from functools import partial
 import torch
-from torch import Tensor
+from fastcore.basics import patch
 from fastcore.foundation import L
 from fastai.optimizer import Optimizer, adam_step, average_grad, average_sqr_grad, l2_reg, step_stat, weight_decay
 from ..core.method import MethodCallback
 
 # %% ../../nbs/callback/also_optimizer.ipynb #2f3d8dc4
 def adam_ahead(
-    p:Tensor, # Parameters, any shape
-    prev_grad:Tensor, # The gradient to bet on, as `p`
-    grad_avg:Tensor, # Adam's first moment, as `p`
-    sqr_avg:Tensor, # Adam's second moment, as `p`
+    params:list, # Parameters of any shapes, with the same settings
+    prev_grad:list, # The gradients to bet on, as `params`
+    grad_avg:list, # Adam's first moments, as `params`
+    sqr_avg:list, # Adam's second moments, as `params`
     step:int, # How many steps Adam has taken, >= 0
     lr:float, # Learning rate, of the coming step as all that follow
     mom:float, # beta_1, in [0, 1)
     sqr_mom:float, # beta_2, in [0, 1)
     eps:float, # Added to the root of the second moment
     wd:float=0., # Weight decay
-    do_wd:bool=True, # Is `p` decayed? (fastai says no for biases and normalisation)
+    do_wd:bool=True, # Are they decayed? (fastai says no for biases and normalisation)
     decouple_wd:bool=True, # AdamW; False: the decay is a part of the gradient
-    **kwargs # What else is in the state or the hypers
-)->Tensor: # As `p`
-    "Where Adam's next step takes `p` if the gradient is `prev_grad` again, eq. (2); nothing given is changed"
+    **kwargs # What else is in the hypers
+)->list: # As `params`
+    "Where Adam's next step takes them if the gradient is `prev_grad` again, eq. (2); nothing given is changed"
     decay = wd if do_wd else 0.
-    grad = prev_grad if decouple_wd else prev_grad + decay*p
-    start = p*(1 - lr*decay) if decouple_wd else p.clone()
-    m = torch.lerp(grad_avg, grad, 1-mom)
-    v = (sqr_mom*sqr_avg).addcmul_(grad, grad, value=1-sqr_mom)
-    root = v.div_(1 - sqr_mom**(step+1)).sqrt_().add_(eps)
-    return start.addcdiv_(m, root, value=-lr/(1 - mom**(step+1)))
+    grad = prev_grad if decouple_wd else torch._foreach_add(prev_grad, params, alpha=decay)
+    ahead = torch._foreach_mul(params, 1 - lr*decay if decouple_wd else 1.)
+    m = torch._foreach_lerp(grad_avg, grad, 1-mom)
+    v = torch._foreach_mul(sqr_avg, sqr_mom)
+    torch._foreach_addcmul_(v, grad, grad, 1-sqr_mom)
+    torch._foreach_div_(v, 1 - sqr_mom**(step+1))
+    torch._foreach_sqrt_(v)
+    torch._foreach_add_(v, eps)
+    torch._foreach_addcdiv_(ahead, m, v, -lr/(1 - mom**(step+1)))
+    return ahead
 
 # %% ../../nbs/callback/also_optimizer.ipynb #2c7d235c
-def keep_grad(p, prev_grad=None, **kwargs):
-    "Remember the gradient that the step is made of"
-    if prev_grad is None: return {'prev_grad': p.grad.detach().clone()}
-    prev_grad.copy_(p.grad)
+def keep_grad(
+    all_params, # Of an optimizer, those with a gradient: parameter, group, state, hypers
+):
+    "Remember the gradients that the step is made of, as `prev_grad` in the state"
+    kept,grads = [],[]
+    for p,_,state,_ in all_params:
+        if 'prev_grad' not in state: state['prev_grad'] = torch.empty_like(p.grad)
+        kept.append(state['prev_grad'])
+        grads.append(p.grad.detach())
+    if kept: torch._foreach_copy_(kept, grads)
 
 class ALSOAdam(Optimizer):
     "fastai's Adam that can look one step ahead"
@@ -52,16 +62,14 @@ class ALSOAdam(Optimizer):
         **hypers # lr, wd, mom, sqr_mom, eps
     ):
         decay = weight_decay if decouple_wd else l2_reg
-        super().__init__(params, [keep_grad, decay, partial(average_grad, dampening=True), average_sqr_grad, step_stat,
-                                  adam_step], **hypers)
+        super().__init__(params, [decay, partial(average_grad, dampening=True), average_sqr_grad, step_stat, adam_step],
+                         **hypers)
         self.decouple_wd,self.half,self.own = decouple_wd,None,{}
 
     def ahead(self):
         "The parameters go to the half step"
         self.back()
-        if self.half is None:
-            self.half = {p: adam_ahead(p.data, decouple_wd=self.decouple_wd, **state, **hyper)
-                         for p,_,state,hyper in self.all_params() if p.requires_grad and 'prev_grad' in state}
+        if self.half is None: self.half = self._half_step()
         self.own = {p: p.data for p in self.half}
         for p,half in self.half.items(): p.data = half
 
@@ -77,6 +85,7 @@ class ALSOAdam(Optimizer):
 
     def step(self, closure=None):
         self.close()
+        keep_grad(self.all_params(with_grad=True))
         super().step(closure)
 
 def also_adam(
@@ -90,6 +99,23 @@ def also_adam(
 )->ALSOAdam:
     "Adam for both modes of ALSO; the defaults are those of fastai's `Adam`"
     return ALSOAdam(params, decouple_wd, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
+
+# %% ../../nbs/callback/also_optimizer.ipynb #3724330d
+@patch
+def _half_step(self:ALSOAdam):
+    "Where each parameter goes that has a last gradient: those with the same settings at once"
+    alike,res = {},{}
+    for p,_,state,hyper in self.all_params():
+        if not (p.requires_grad and 'prev_grad' in state): continue
+        settings = id(hyper),state['step'],state.get('do_wd', True)
+        alike.setdefault(settings, (hyper, []))[1].append((p, state))
+    for (_,step,do_wd),(hyper,members) in alike.items():
+        params,states = zip(*members)
+        def each(name): return [o[name] for o in states]
+        moments = map(each, ('prev_grad', 'grad_avg', 'sqr_avg'))
+        half = adam_ahead([p.data for p in params], *moments, step, do_wd=do_wd, decouple_wd=self.decouple_wd, **hyper)
+        res.update(zip(params, half))
+    return res
 
 # %% ../../nbs/callback/also_optimizer.ipynb #378c14fd
 def check_adam(

@@ -7,6 +7,9 @@ __all__ = ['TERMS', 'difficulty', 'terms_at', 'lilaw_terms', 'lilaw_gradient', '
            'plot_path', 'LiLAWCallback']
 
 # %% ../../nbs/callback/lilaw.ipynb #571bcf9d
+import math
+from functools import reduce
+from itertools import compress
 from numbers import Real
 import matplotlib.pyplot as plt
 import torch
@@ -33,8 +36,11 @@ def difficulty(
 )->tuple: # s_y and max s, each (B,), in [0, 1]
     """The two numbers LiLAW knows of a sample: the probability of its label (for soft labels the expected one) and
     the largest"""
-    s_y = (probs*targets).sum(1) if targets.dim() == 2 else probs.gather(1, targets[:,None].long())[:,0]
-    return s_y, probs.amax(1)
+    return _of_label(probs, targets), probs.amax(1)
+
+def _of_label(probs, targets):
+    "s_y of `difficulty`"
+    return (probs*targets).sum(1) if targets.dim() == 2 else probs.gather(1, targets[:,None].long()).squeeze(1)
 
 def terms_at(
     s_y:Tensor, # Probability of the label, (B,)
@@ -43,15 +49,14 @@ def terms_at(
 )->Tensor: # (B, 3): columns alpha, beta, delta
     "The three weights, eqs. (2) to (4)"
     params = torch.stack([torch.as_tensor(o, dtype=s_y.dtype, device=s_y.device) for o in (alpha, beta, delta)])
-    return _terms(_arguments(s_y, s_max, params)).T
+    return torch.stack(_terms(_arguments(s_y, s_max, params)), 1)
 
 def _arguments(s_y, s_max, params): return params.to(s_y.dtype)[:,None]*s_y - s_max # (3, B)
 
 def _terms(z):
-    "The weights of `_arguments`, (3, B); few operations, as on a GPU each is a kernel to be started"
-    w_alpha_beta = torch.sigmoid(torch.cat([z[:1], -z[1:2]])) # Eqs. (2) and (3)
-    w_delta = torch.exp(z[2:].square()*-.5)                   # Eq. (4)
-    return torch.cat([w_alpha_beta, w_delta])
+    "The three weights of `_arguments`, (B,) each, eqs. (2) to (4)"
+    alpha,beta,delta = z
+    return torch.sigmoid(alpha), torch.sigmoid(-beta), torch.exp(delta.square()*-.5)
 
 def lilaw_terms(
     probs:Tensor, # Softmax of the logits, (B, K)
@@ -75,23 +80,31 @@ def lilaw_gradient(
     return _gradient(s_y, s_max, losses, params)
 
 def _gradient(s_y, s_max, losses, params):
+    "Few operations: on a GPU each is a kernel to be started"
     z = _arguments(s_y, s_max, params)
-    w = _terms(z)
-    d_alpha,d_beta = w[:2]*(1 - w[:2])
-    d_delta = -w[2]*z[2]
-    return (torch.stack([d_alpha, -d_beta, d_delta])*s_y*losses).mean(1)
+    sigma,delta = torch.sigmoid(z[:2]),z[2:]
+    slopes = torch.addcmul(sigma, sigma, sigma, value=-1), delta*torch.exp(delta.square()*-.5)
+    grad = (torch.cat(slopes)*(s_y*losses)).mean(1)
+    grad[1:].neg_() # the weights of beta and delta fall with their argument
+    return grad
 
 # %% ../../nbs/callback/lilaw.ipynb #8d053d09
 def in_order(
     params:Tensor, # alpha, beta, delta, (3,)
 )->Tensor: # (3,)
     "The three numbers with alpha >= 1 and alpha >= delta >= beta: each is clipped to what those before it leave"
-    alpha,beta,delta = params.unbind()
-    alpha = alpha.clamp(min=1.)
-    beta = torch.minimum(beta, alpha)
-    return torch.stack([alpha, beta, torch.maximum(torch.minimum(delta, alpha), beta)])
+    alpha = params[0].clamp(min=1.)
+    beta,delta = torch.minimum(params[1:], alpha)
+    return torch.stack([alpha, beta, torch.maximum(delta, beta)])
 
 # %% ../../nbs/callback/lilaw.ipynb #542d6a82
+def _three(name, v):
+    v = torch.as_tensor(v, dtype=torch.float32)
+    if v.dim() > 1 or v.numel() not in (1, 3) or not (v >= 0).all(): raise ValueError(
+        f'{name}={v.tolist()}: give one number >= 0, or three for alpha, beta and delta.')
+    return v.expand(3).clone()
+
+# %% ../../nbs/callback/lilaw.ipynb #be1d931f
 class LiLAWState:
     "The three numbers, their steps and the path they took"
     def __init__(self,
@@ -101,18 +114,21 @@ class LiLAWState:
         terms=TERMS, # The weights that take part
     ):
         self.params = torch.tensor([alpha, beta, delta], dtype=torch.float32)
-        self.lr,self.wd,self.used = _three('lr', lr),_three('wd', wd),torch.tensor([float(o in terms) for o in TERMS])
+        self.used = [o in terms for o in TERMS]
+        self.rate = _three('lr', lr)*torch.tensor(self.used)
+        self.kept = 1 - self.rate*_three('wd', wd) # of the numbers, by the decay of a step
         self.finite,self.n = torch.tensor(True),0
         self.buffer = torch.zeros(1024, 3)
 
     def begin(self, device):
         "Move to `device` and forget that something was not finite"
         self.finite = torch.tensor(True)
-        for o in ('params', 'lr', 'wd', 'used', 'finite', 'buffer'): setattr(self, o, getattr(self, o).to(device))
+        for o in ('params', 'rate', 'kept', 'finite', 'buffer'): setattr(self, o, getattr(self, o).to(device))
 
     def weights(self, s_y, s_max, params=None):
         "Weight of each sample, (B,), eq. (5), at `params` (3,) or at the present values"
-        return _terms(_arguments(s_y, s_max, self.params if params is None else params)).T @ self.used
+        terms = _terms(_arguments(s_y, s_max, self.params if params is None else params))
+        return reduce(torch.add, compress(terms, self.used))
 
     def step(self, s_y, s_max, losses):
         "One step along the gradient of a validation batch"
@@ -122,8 +138,8 @@ class LiLAWState:
         """One step of gradient descent with weight decay, lines 17 to 19 of Algorithm 1. Values that are not finite
         are not taken."""
         grad = mean_across(grad)
-        new = in_order(self.params - self.lr * self.used * (grad + self.wd*self.params))
-        finite = new.isfinite().all()
+        new = in_order(torch.addcmul(self.kept*self.params, self.rate, grad, value=-1))
+        finite = torch.linalg.vector_norm(new, math.inf) < math.inf # all three at once; NaN is not less
         self.finite = self.finite & finite
         self.params = torch.where(finite, new, self.params)
         self._note()
@@ -143,12 +159,6 @@ class LiLAWState:
         device = self.params.device
         self.params,self.buffer,self.n = sd['params'].to(device),sd['path'].to(device),len(sd['path'])
         if self.n == 0: self.buffer = torch.zeros(1024, 3, device=device)
-
-def _three(name, v):
-    v = torch.as_tensor(v, dtype=torch.float32)
-    if v.dim() > 1 or v.numel() not in (1, 3) or not (v >= 0).all(): raise ValueError(
-        f'{name}={v.tolist()}: give one number >= 0, or three for alpha, beta and delta.')
-    return v.expand(3).clone()
 
 # %% ../../nbs/callback/lilaw.ipynb #f23951ae
 def plot_weights(alpha=10., beta=2., delta=6., figsize=(11, 2.6)):
@@ -258,7 +268,7 @@ class LiLAWCallback(MethodCallback):
 @patch
 def _weights(self:LiLAWCallback, pred, labels, params=None):
     probs = class_logits(pred).softmax(1)
-    s_y = labels.average(lambda y,*_: difficulty(probs, class_ids(y))[0])
+    s_y = labels.average(lambda y,*_: _of_label(probs, class_ids(y)))
     weights = self.state.weights(s_y, probs.amax(1), params)
     return weights/weights.mean() if self.normalise else weights
 

@@ -6,7 +6,7 @@
 __all__ = ['MethodHooks', 'MethodCallback', 'SampleCallback', 'StepCallback']
 
 # %% ../../nbs/core/method.ipynb #21752d7e
-from functools import partial, wraps
+from functools import partial, reduce, wraps
 import numpy as np
 import torch
 from fastai.callback.core import CancelBatchException
@@ -327,11 +327,10 @@ def after_loss(self:SampleCallback):
     if self._masks is not None: said.append(self.network_masks[0].to(losses.dtype))
     replaced = self._replaced(losses)
     penalties = self._said('batch_penalty')
-    weight = torch.ones_like(losses, requires_grad=False)
-    for w in said:
-        if w is not None: weight = weight*w
+    weights = [w.to(losses.dtype) for w in said if w is not None]
+    weight = reduce(torch.mul, weights) if weights else torch.ones_like(losses, requires_grad=False)
     self.learn.sample_weight = weight.detach()
-    is_own = self._soft is None and replaced is losses and all(w is None for w in said)
+    is_own = self._soft is None and replaced is losses and not weights
     reduction = getattr(loss_func, 'reduction', 'mean')
     if not is_own:
         own_losses = losses if self._soft is None else Labels(self.yb, None, mixer).losses(loss_func, self.pred)

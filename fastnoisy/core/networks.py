@@ -198,13 +198,13 @@ def stepped(
     params, # These parameters
 ):
     "A step with the gradient clipping and the loss scale of the `Learner`"
-    scaler = getattr(learn, 'scaler', None)
-    if scaler is not None: scaler.unscale_(opt)
-    params = list(params)
+    scaler,params = getattr(learn, 'scaler', None),list(params)
+    scaled = opt.opt if isinstance(opt, OptimWrapper) else opt # the scaler tells a fused PyTorch optimizer what overflowed
+    if scaler is not None: scaler.unscale_(scaled)
     for cb in learn.cbs:
         if isinstance(cb, GradientClip): nn.utils.clip_grad_norm_(params, cb.max_norm, cb.norm_type)
     if scaler is None: opt.step()
-    else: scaler.step(opt)
+    else: scaler.step(scaled)
     opt.zero_grad()
 
 # %% ../../nbs/core/networks.ipynb #d461f102

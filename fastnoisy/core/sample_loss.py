@@ -176,7 +176,7 @@ def weighted_loss(
     "The weighted mean of `losses`, on the scale of the `Learner`'s own reduction"
     with torch.no_grad():
         if own_losses is None: own_losses = losses
-        mean,size = own_losses.mean(),own_losses.abs().mean()
+        mean,total = own_losses.mean(),torch.linalg.vector_norm(own_losses, 1)
         default = float(len(losses)) if reduction == 'sum' else 1.
-        scale = torch.where(mean.abs() > 1e-3*size, own/mean, torch.full_like(mean, default))
+        scale = (own/mean).masked_fill(mean.abs() <= total*(1e-3/len(own_losses)), default)
     return scale * (weights*losses).mean()

@@ -1,4 +1,5 @@
 "The peer alone; that it learns as a Learner of its own would, in many kinds of training, is in test_confidence.py."
+from copy import deepcopy
 from functools import partial
 import pytest, torch
 from torch import nn
@@ -58,3 +59,25 @@ def test_another_model_is_refused():
     with pytest.raises(ValueError, match="Learner's own model"): PeerNetwork(learn, learn.model)
     learn.model = nn.Linear(4, 3)
     with pytest.raises(ValueError, match='that of another model'): learn.beside.peer.begin(learn)
+
+ADAMS = [Adam, partial(OptimWrapper, opt=torch.optim.AdamW),
+         partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True))] # the last finds out on the device
+
+@pytest.mark.parametrize('opt_func', ADAMS, ids=['fastai', 'torch', 'fused'])
+@pytest.mark.parametrize('overflows', [True, False])
+def test_a_scaled_step(opt_func, overflows):
+    "Half precision: the step is that of the unscaled gradient, or none where that overflows"
+    learn = fitted(opt_func=opt_func)
+    peer,copy = learn.beside.peer,PeerNetwork(learn)
+    copy.load_state_dict(deepcopy(peer.state_dict()), learn)
+    learn.lr,scale = 1e-2,4.
+    before = weights_of(peer.model)
+    for o,factor in ((peer, scale), (copy, 1.)):
+        for p in o.model.parameters(): p.grad = torch.full_like(p, factor)
+    if overflows: peer.model[0].weight.grad[0] = torch.inf
+    copy.step(learn)
+    learn.scaler = torch.amp.GradScaler('cpu', init_scale=scale)
+    learn.scaler.scale(torch.zeros(1))
+    peer.step(learn)
+    torch.testing.assert_close(weights_of(peer.model), before if overflows else weights_of(copy.model))
+    assert overflows or not torch.equal(weights_of(peer.model), before)

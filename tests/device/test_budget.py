@@ -3,9 +3,10 @@ host for the device. What a method may add is in reference/kernels.csv: kernels;
 PyTorch's loss scaler finds out whether the step of a second network is to be skipped (fp16 alone)."""
 import csv
 from collections import Counter
+from functools import partial
 import pytest, torch
 from torch import nn
-from fastai.basics import Callback, CrossEntropyLossFlat, L, Learner
+from fastai.basics import Callback, CrossEntropyLossFlat, L, Learner, OptimWrapper
 from fastai.callback.progress import ProgressCallback
 from fastnoisy.all import *
 from fastnoisy.callback.pes import PESCallback
@@ -61,9 +62,9 @@ OPTIONS = {
 }
 def made(method): return OPTIONS[method]() if method in OPTIONS else setting(method).make()
 
-def steps_of(method, half=None):
+def steps_of(method, half=None, **kwargs):
     "Kernels of a step, its waits and the lines that started the kernels: the median of the last epoch's steps"
-    options = {'loss_func': CrossEntropyLossFlat(), **made(method)}
+    options = {'loss_func': CrossEntropyLossFlat(), **made(method), **kwargs}
     cbs,meter = L(options.pop('cbs', None)),Meter()
     steps = Steps(meter)
     cbs += L(None if half is None else Half(half)) + L(steps)
@@ -101,3 +102,9 @@ def test_waits_in_half_precision(method, plain):
     waits = steps_of(method, torch.float16)[1]
     extra = kinds(waits) - kinds(plain[torch.float16][1])
     assert extra == +Counter({'_local_scalar_dense': int(BUDGET[method]['waits_fp16'])}), waits
+
+def test_a_fused_optimizer_of_a_peer_does_not_wait():
+    "PyTorch's own tell the device to skip a step, so there is nothing to wait for"
+    fused = partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True))
+    plain,two = (steps_of(o, torch.float16, opt_func=fused)[1] for o in ('plain', 'co-teaching'))
+    assert not kinds(two) - kinds(plain), two
