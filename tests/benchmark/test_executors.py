@@ -208,7 +208,8 @@ def test_dask_restart(dask_client, tmp_path): stopped_and_continued(dask_client.
 @pytest.mark.slow
 def test_dask_data_travel_once(dask_client, tmp_path): data_travel_once(dask_client.get_executor(), tmp_path)
 
-RAY_ENV = dict(env_vars=dict(PYTHONPATH=PYTHONPATH, OMP_NUM_THREADS='1'))
+HERE = os.pathsep.join([PYTHONPATH, str(Path(__file__).parent)])
+RAY_ENV = dict(env_vars=dict(PYTHONPATH=HERE, OMP_NUM_THREADS='1'))
 
 @pytest.fixture
 def ray_cluster():
