@@ -14,7 +14,7 @@ from fastai.callback.core import CancelFitException
 from fastai.torch_core import get_model
 from fastcore.basics import patch
 from ..analysis.noise_rate import n_valid
-from ..analysis.noisy_accuracy import paired_difference
+from ..analysis.noisy_accuracy import centred_mean, paired_difference
 from ..core.checks import require
 from ..core.distributed import from_every
 from ..core.learner import methods_of, start_epoch
@@ -57,8 +57,7 @@ class BestEpoch:
 
     def smoothed(self, epoch):
         "Who was right in an epoch and its neighbours, of those that there are, (n,)"
-        i = epoch - self.first
-        return np.mean(self.rights[max(0, i - self.half):i + self.half + 1], 0)
+        return centred_mean(self.rights, epoch - self.first, 2*self.half + 1)
 
     def add(self,
         epoch:int,

@@ -2,8 +2,8 @@
 import numpy as np, pytest, torch
 from fastai.basics import Learner
 from fastnoisy.analysis.noisy_accuracy import (accuracy_scores, centred_means, clean_accuracy_estimate,
-                                               clean_accuracy_of, difference_error, estimated_accuracy, noise_kind,
-                                               noisy_accuracy, paired_difference)
+                                               clean_accuracy_of, difference_error, estimated_accuracy,
+                                               label_posterior, noise_kind, noisy_accuracy, paired_difference)
 from helpers import blob_dls, blob_learner, fitted_blobs
 
 def symmetric(k, e): return (1 - e)*np.eye(k) + e/(k-1)*(1 - np.eye(k))
@@ -65,8 +65,47 @@ def test_paired_difference_is_that_of_resampling():
 def test_centred_means():
     values = np.random.default_rng(5).random((7, 3))
     for w in (1, 3, 5):
-        naive = [np.mean([values[j] for j in range(7) if abs(i - j) <= w//2], 0) for i in range(7)]
+        weights = [[max(0, w//2 + 1 - abs(i - j)) for j in range(7)] for i in range(7)]
+        naive = [sum(a*v for a,v in zip(row, values))/sum(row) for row in weights]
         np.testing.assert_allclose(centred_means(values, w), naive)
+
+def naive_posterior(probs, given, s, steps):
+    "Equation (4) in loops"
+    n,k = probs.shape
+    T = [[.8 if i == j else .2/(k - 1) for j in range(k)] for i in range(k)]
+    for _ in range(steps):
+        q = [[probs[i, y]**s*(T[y][given[i]] if given[i] >= 0 else 1) for y in range(k)] for i in range(n)]
+        q = [[v/sum(row) for v in row] for row in q]
+        T = [[1/k + sum(q[i][j] for i in range(n) if given[i] == c) for c in range(k)] for j in range(k)]
+        T = [[v/sum(row) for v in row] for row in T]
+    return np.array(q),np.array(T)
+
+@pytest.mark.parametrize('s', [1, 2])
+def test_posterior_is_that_of_loops(s):
+    rng = np.random.default_rng(7)
+    probs,given = rng.dirichlet(np.ones(3), 30).clip(.01) ,rng.integers(-1, 3, size=30)
+    for got,want in zip(label_posterior(probs, given, s, 5), naive_posterior(probs, given, s, 5)):
+        np.testing.assert_allclose(got, want)
+
+@pytest.mark.parametrize('T', [symmetric(4, .4), .7*np.eye(4) + .3*np.roll(np.eye(4), 1, 1), np.eye(4)])
+def test_posterior_finds_noise_and_truth(T):
+    "Probabilities that are calibrated: then its own certainty is, too, with an exponent of 1"
+    rng = np.random.default_rng(8)
+    true = rng.integers(4, size=4000)
+    logits = 2*np.eye(4)[true] + rng.normal(size=(4000, 4))
+    probs = np.exp(2*logits)/np.exp(2*logits).sum(1, keepdims=True) # Gaussians at distance 2: the true posterior
+    q,found = label_posterior(probs, drawn(T, true, rng), 1)
+    assert np.abs(found - T).max() < .06
+    assert np.mean(q.argmax(1) == true) > np.mean(probs.argmax(1) == true)
+    assert q.max(1).mean() == pytest.approx(np.mean(q.argmax(1) == true), abs=.01)
+    np.testing.assert_allclose(q.sum(1), 1)
+
+def test_posterior_without_labels_or_without_models():
+    probs = np.random.default_rng(9).dirichlet(np.ones(3), 10).clip(.01)
+    q,_ = label_posterior(probs, np.full(10, -1), 1)
+    np.testing.assert_allclose(q, probs/probs.sum(1, keepdims=True))
+    q,_ = label_posterior(np.full((300, 3), 1/3), np.arange(300) % 3)
+    assert (q.argmax(1) == np.arange(300) % 3).all()
 
 def test_kinds():
     rng = np.random.default_rng(6)

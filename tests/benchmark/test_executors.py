@@ -1,11 +1,11 @@
 """Trainings wherever they run give the rows of one process; a killed worker loses nothing and repeats nothing. Dask,
 Ray and submitit are tried where they are installed."""
-import os, signal, subprocess, sys
-from concurrent.futures import ThreadPoolExecutor
+import multiprocessing, os, signal, subprocess, sys, threading, time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 import pandas as pd, pytest
-from fastnoisy.benchmark.executors import Shared, as_executor, completed, read_shared, run_calls
+from fastnoisy.benchmark.executors import RayExecutor, Shared, as_executor, completed, read_shared, run_calls
 from fastnoisy.benchmark.recommend import recommend
 from fastnoisy.benchmark.runner import run_grid
 from fastnoisy.benchmark.trial import TRIAL
@@ -117,6 +117,44 @@ def test_grid_in_threads(tmp_path):
 @pytest.mark.slow
 def test_race_in_processes(tmp_path): same_race(tmp_path, jobs=2)
 
+def stopped_and_continued(executor, out):
+    "A race that is stopped after two trainings and goes on: no training twice, the same rows as in one go"
+    said = []
+    def tell(o):
+        said.append(o)
+        if len(said) == 2: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        recommend(noisy_dls(), model, 3, out=out/'x', executor=executor, **{**RACE, 'tell': tell})
+    recommend(noisy_dls(), model, 3, out=out/'x', executor=executor, **RACE)
+    recommend(noisy_dls(), model, 3, out=out/'y', **RACE)
+    a,b = (pd.read_csv(out/o/'stages.csv') for o in 'xy')
+    both = a.merge(b, on=['recipe', 'seed', 'epochs'])
+    assert not a.duplicated(['recipe', 'seed', 'epochs']).any() and len(both) >= 4
+    assert (both.accuracy_x == both.accuracy_y).all()
+
+class Loud:
+    "Data that note who unpacks them"
+    def __init__(self, folder): self.folder = str(folder)
+    def __setstate__(self, state):
+        vars(self).update(state)
+        noted(self.folder, 'unpacked')
+
+def waits(data, i):
+    time.sleep(.1)
+    return i,os.getpid()
+
+def data_travel_once(executor, out, workers=2):
+    got = list(run_calls(waits, [(i,) for i in range(10)], Loud(out), executor=executor, folder=out))
+    unpacked,called = lines(out/'unpacked'),{str(pid) for _,(_,pid) in got}
+    assert len(got) == 10 and len(set(unpacked)) == len(unpacked) <= workers and called <= set(unpacked)
+
+def test_data_travel_once(tmp_path):
+    with ProcessPoolExecutor(2, multiprocessing.get_context('spawn')) as pool: data_travel_once(pool, tmp_path)
+
+@pytest.mark.slow
+def test_restart_in_processes(tmp_path):
+    with ProcessPoolExecutor(2, multiprocessing.get_context('spawn')) as pool: stopped_and_continued(pool, tmp_path)
+
 # clusters of this machine
 
 @pytest.fixture(scope='module')
@@ -164,19 +202,66 @@ def test_dask_lost_node(dask_nodes, tmp_path):
     same_race(tmp_path/'race', executor=pool) # on the node that is left
     pool._client.close()
 
-@pytest.fixture(scope='module')
+@pytest.mark.slow
+def test_dask_restart(dask_client, tmp_path): stopped_and_continued(dask_client.get_executor(), tmp_path)
+
+@pytest.mark.slow
+def test_dask_data_travel_once(dask_client, tmp_path): data_travel_once(dask_client.get_executor(), tmp_path)
+
+HERE = os.pathsep.join([PYTHONPATH, str(Path(__file__).parent)])
+RAY_ENV = dict(env_vars=dict(PYTHONPATH=HERE, OMP_NUM_THREADS='1'))
+
+@pytest.fixture
 def ray_cluster():
     ray = pytest.importorskip('ray')
-    ray.init(num_cpus=2, include_dashboard=False, runtime_env=dict(env_vars=dict(PYTHONPATH=PYTHONPATH)))
+    ray.init(address='local', num_cpus=2, include_dashboard=False, runtime_env=RAY_ENV)
     yield ray
     ray.shutdown()
 
 @pytest.mark.slow
 def test_ray(ray_cluster, tmp_path):
-    from fastnoisy.benchmark.executors import RayExecutor
-    same_grid(RayExecutor(), tmp_path)
+    for name,check in dict(grid=same_grid, race=same_race, restart=stopped_and_continued, data=data_travel_once).items():
+        (tmp_path/name).mkdir()
+        check(out=tmp_path/name, executor=as_executor('ray')) # of the cluster that is there
     got = list(run_calls(dies_once, [(o,) for o in 'abcd'], str(tmp_path), executor=RayExecutor(), folder=tmp_path))
     assert sorted(o for _,o in got) == [*'abcd'] and len(lines(tmp_path/'b')) == 2
+
+def node_of(folder, name):
+    "Who called, and on which node; the call 'b' waits, when it is there for the first time, for the end of its node"
+    import ray
+    noted(folder, name)
+    node = ray.get_runtime_context().get_node_id()
+    if name == 'b' and not (Path(folder)/'node').exists():
+        (Path(folder)/'part').write_text(node)
+        os.replace(Path(folder)/'part', Path(folder)/'node')
+        time.sleep(300)
+    return node
+
+@pytest.fixture
+def ray_nodes():
+    "A head without room for work and two nodes, each with processes of its own"
+    ray = pytest.importorskip('ray')
+    from ray.cluster_utils import Cluster
+    cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0, include_dashboard=False))
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    ray.init(address=cluster.address, runtime_env=RAY_ENV)
+    yield cluster,{o.node_id: o for o in nodes}
+    ray.shutdown()
+    cluster.shutdown()
+
+@pytest.mark.slow
+def test_ray_lost_node(ray_nodes, tmp_path):
+    cluster,nodes = ray_nodes
+    def lose():
+        while not (tmp_path/'node').exists(): time.sleep(.05)
+        cluster.remove_node(nodes[(tmp_path/'node').read_text()], allow_graceful=False)
+    loser = threading.Thread(target=lose, daemon=True)
+    loser.start()
+    got = dict(run_calls(node_of, [(o,) for o in 'abcd'], str(tmp_path), executor=RayExecutor(), folder=tmp_path))
+    lost = (tmp_path/'node').read_text()
+    assert sorted(o for o, in got) == [*'abcd'] and got['b',] != lost and len(lines(tmp_path/'b')) == 2
+    (tmp_path/'race').mkdir()
+    same_race(tmp_path/'race', executor=RayExecutor()) # on the node that is left
 
 @pytest.mark.slow
 def test_submitit(tmp_path):

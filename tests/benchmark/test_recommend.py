@@ -3,8 +3,8 @@ from functools import partial
 import numpy as np, pandas as pd, pytest, torch
 from fastai.basics import Callback, L
 from fastai.tabular.all import CategoryBlock, Categorify, Normalize, TabularDataLoaders
-from fastnoisy.benchmark.recommend import (Race, Stage, everything, parse_budget, race_cost, recommend, run_stage,
-                                           seeds_difference, stages_of, train_recipe)
+from fastnoisy.benchmark.recommend import (Race, Seen, Stage, everything, parse_budget, race_cost, recommend,
+                                           run_stage, seeds_difference, stages_of, train_recipe)
 from fastnoisy.benchmark.recommend import _run_race, _winner
 from fastnoisy.core.registry import METHODS, register_method
 from fastnoisy.data.digits import digits_dls
@@ -24,12 +24,13 @@ def test_a_training_in_stages_is_one_training(recipe, tmp_path):
             assert res['error'] is None
         return res,torch.load(tmp_path/folder/'models'/f'{Stage(recipe, 3, 0, 0, 0, 0., "").name}-best.pth')
     (one,weights),(two,others) = run('one', 4),run('two', 1, 2, 4)
-    assert (one['right'] == two['right']).all() and one['best_epoch'] == two['best_epoch']
+    assert (one['classes'][-2:] == two['classes']).all() and one['best_epoch'] == two['best_epoch']
+    assert len(one['classes']) == 4 and (one['probs'] == two['probs']).all() and (one['given'] == two['given']).all()
     assert all(torch.equal(v, others[k]) for k,v in weights.items())
 
 def test_a_diverging_training_says_so(tmp_path):
     res = run_stage((noisy_dls(), model), Stage('ce', 0, 0, 2, 2, float('nan'), str(tmp_path)))
-    assert res['error'] == 'it diverged' and res['right'] is None
+    assert res['error'] == 'it diverged' and res['classes'] is None
 
 def test_same_arguments_same_model():
     dls = noisy_dls()
@@ -81,8 +82,11 @@ class Fake:
             self.done.append((stage.recipe, stage.seed, stage.start, stage.stop))
             right = (self.noise + .05*self.rng.standard_normal(self.n)) < self.shares[stage.recipe]
             error = 'x' if stage.recipe in self.fails else None
-            res = dict(accuracy=right.mean(), best_epoch=0, right=None if error else right, error=error)
-            yield (stage,),dict(res, seconds=stage.stop - stage.start)
+            res = dict(accuracy=right.mean(), best_epoch=stage.stop - 1, error=error, seconds=stage.stop - stage.start)
+            classes = np.tile(np.where(right, 0, 1), (stage.stop - stage.start, 1))
+            yield (stage,),dict(res, classes=classes, given=np.zeros(self.n, int), probs=self.probs(classes[0]))
+
+    def probs(self, classes): return None # then noisy accuracy alone decides
 
     def result(self): return _winner(self.race, _run_race(self.race))
 
@@ -135,6 +139,85 @@ def test_stages_and_costs():
     assert [stages_of(o) for o in (1, 2, 3, 8)] == [[1], [1, 2], [2, 3], [4, 6, 8]]
     assert race_cost([1], 8) == 1 and race_cost([1, 1], 8) == 2 and race_cost([1, 3, 1, 1], 8) == 6/2 + 4/4 + 4/4
 
+# the judge
+
+class Known(Fake):
+    "Four classes, a share of the given labels wrong; a recipe's share is that of its predictions that are true"
+    def __init__(self, tmp_path, shares, wrong=.4, **kwargs):
+        super().__init__(tmp_path, shares, **kwargs)
+        self.true = self.rng.integers(4, size=self.n)
+        noise = np.where(self.rng.random(self.n) < wrong, self.rng.integers(1, 4, self.n), 0)
+        self.given = (self.true + noise) % 4
+
+    def run(self, calls):
+        for stage, in calls:
+            self.done.append((stage.recipe, stage.seed, stage.start, stage.stop))
+            wrong = self.rng.random(self.n) > self.shares[stage.recipe]
+            said = (self.true + np.where(wrong, self.rng.integers(1, 4, self.n), 0)) % 4
+            res = dict(accuracy=np.mean(said == self.given), best_epoch=stage.stop - 1, error=None, seconds=1.)
+            classes = np.tile(said, (stage.stop - stage.start, 1))
+            probs = (.6*np.eye(4)[said] + .1).astype(np.float16)
+            yield (stage,),dict(res, classes=classes, given=self.given, probs=probs)
+
+def test_expected_accuracy_is_in_the_order_of_the_true_one(tmp_path):
+    fake = Known(tmp_path, dict(ce=.75, a=.85, b=.8, c=.8), n=2000)
+    assert fake.result()[0] == 'a'
+    q = fake.race.posterior()
+    assert np.mean(q.argmax(1) == fake.true) > .91 # more than any recipe, and than the labels
+    expected = {o: fake.race.scores(o, q).mean() for o in fake.race.seen}
+    assert expected['a'] > max(expected['b'], expected['c']) > expected['ce']
+    for o,by_seed in fake.race.seen.items():
+        noisy = np.mean([seen.classes[-1] == fake.given for seen in by_seed.values()])
+        assert fake.race.scores(o).mean() == pytest.approx(noisy) and expected[o] > noisy
+
+@pytest.mark.parametrize('better', ['ce', 'a'])
+def test_it_sees_what_noisy_accuracy_does_not(tmp_path, better):
+    "Over races with 200 labels, 40 % of them wrong: the better one is found, more errors apart than by noisy accuracy"
+    found,apart = [],[]
+    for i in range(12):
+        fake = Known(tmp_path/str(i), dict(ce=.8, a=.8, b=.75) | {better: .88}, n=200)
+        fake.rng = np.random.default_rng(i)
+        found.append(fake.result()[0])
+        seeds = sorted(set(fake.race.seen['ce']) & set(fake.race.seen['a']))
+        if not seeds: continue
+        def difference(q): return seeds_difference(*(fake.race.scores(o, q, seeds) for o in ('a', 'ce')))
+        by = [difference(q) for q in (None, fake.race.posterior())]
+        apart.append([d/se for d,se in by])
+    noisy,expected = np.abs(np.mean(apart, 0))
+    assert found.count(better) >= 10 and expected > 1.2*noisy
+
+def test_plain_wins_ties_there_too(tmp_path):
+    names = [Known(tmp_path/str(i), dict(ce=.8, a=.8), n=200, wrong=w).result()[0] for i,w in enumerate((0, .2, .4))]
+    assert names.count('ce') >= 2
+
+def test_noisy_accuracy_decides_where_it_is_sure(tmp_path):
+    "Two of three recipes repeat an error that the labels deny, so that what all say together is wrong"
+    fake = Known(tmp_path, dict(ce=.8, a=.8, b=.8), wrong=.1, n=2000)
+    def run(calls):
+        for stage, in calls:
+            said = fake.true if stage.recipe == 'ce' else np.where(fake.true == 0, 1, fake.true)
+            res = dict(accuracy=np.mean(said == fake.given), best_epoch=stage.stop - 1, error=None, seconds=1.)
+            classes = np.tile(said, (stage.stop - stage.start, 1))
+            yield (stage,),dict(res, classes=classes, given=fake.given, probs=np.eye(4, dtype=np.float16)[said])
+    fake.race.run = run
+    name,d,se = fake.result()
+    assert name == 'ce' and d == pytest.approx(np.mean(fake.race.scores('a')) - np.mean(fake.race.scores('ce')))
+
+def test_scores_are_those_of_a_loop():
+    rng = np.random.default_rng(0)
+    classes,given,q = rng.integers(3, size=(6, 20)),rng.integers(3, size=20),rng.dirichlet(np.ones(3), 20)
+    for e,weights in ((0, {0: 2, 1: 1}), (3, {2: 1, 3: 2, 4: 1}), (5, {4: 1, 5: 2})):
+        seen,total = Seen(classes, given, None, e),sum(weights.values())
+        noisy = [sum(w*(classes[j, i] == given[i]) for j,w in weights.items())/total for i in range(20)]
+        expected = [sum(w*q[i, classes[j, i]] for j,w in weights.items())/total for i in range(20)]
+        np.testing.assert_allclose(seen.scores(), noisy)
+        np.testing.assert_allclose(seen.scores(q), expected)
+
+def test_too_many_probabilities_are_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr('fastnoisy.benchmark.recommend.MOST_PROBS', 10)
+    found = recommend(noisy_dls(), model, 6, out=tmp_path, retrain=False, **QUICK)
+    assert 'expected' not in found.table and 'probs' not in np.load(next(tmp_path.glob('ce-0-4.npz')))
+
 # the whole
 
 def test_the_answer(tmp_path):
@@ -181,7 +264,7 @@ def test_stopped_and_continued(tmp_path):
 
 def test_rows_whose_file_is_gone_are_trained_again(tmp_path):
     recommend(noisy_dls(), model, 1, out=tmp_path, retrain=False, **QUICK)
-    next(tmp_path.glob('ce-0-4.npy')).unlink()
+    next(tmp_path.glob('ce-0-4.npz')).unlink()
     said = []
     recommend(noisy_dls(), model, 1, out=tmp_path, retrain=False, **{**QUICK, 'tell': said.append})
     assert len(said) == 1 and said[0].startswith('ce, seed 0, to epoch 4')

@@ -284,3 +284,16 @@ def test_an_interrupted_training_is_the_last():
     part,stopped = train_with_planted_errors(learn, fit)
     assert stopped and calls == [part] and part is not learn
     assert len(noise_report(part)) == 96
+
+def test_recall_is_shown_after_each_epoch():
+    learn = blob_learner(PlantedErrorsCallback(.2), blob_dls(300))
+    with learn.no_bar(), learn.no_logging(): learn.fit(3, .1)
+    column = list(learn.recorder.metric_names).index('planted_recall') - 1
+    shown = [o[column] for o in learn.recorder.values]
+    margins,wrong = learn.planted.record().aum,learn.planted.planted.wrong
+    lowest = sorted(range(len(wrong)), key=lambda i: margins[i])[:sum(wrong)]
+    assert shown[-1] == pytest.approx(sum(wrong[i] for i in lowest)/sum(wrong)) and .2 < shown[-1] <= 1
+    clean = PlantedErrorsCallback(0, beside=learn.planted)
+    other = blob_learner(clean, blob_dls(300))
+    with other.no_bar(), other.no_logging(): other.fit(1, .1)
+    assert 'planted_recall' not in other.recorder.metric_names

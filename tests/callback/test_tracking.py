@@ -6,11 +6,12 @@ from fastnoisy.callback.bmm import BMMFilterCallback
 from fastnoisy.callback.also import ALSOCallback
 from fastnoisy.callback.lilaw import LiLAWCallback
 from fastnoisy.callback.noisy_valid import NoisyValidCallback
+from fastnoisy.callback.planted import PlantedErrorsCallback
 from fastnoisy.callback.tracking import MLflowCallback
 from helpers import Stop, fitted_blobs, noisy_dls
 
-METHODS = lambda: [LiLAWCallback(), ALSOCallback(), BMMFilterCallback(), NoisyValidCallback()]
-NUMBERS = {'alpha', 'beta', 'delta', 'noise_rate', 'smoothed', 'error'}
+METHODS = lambda: [LiLAWCallback(), ALSOCallback(), BMMFilterCallback(), NoisyValidCallback(), PlantedErrorsCallback()]
+NUMBERS = {'alpha', 'beta', 'delta', 'noise_rate', 'smoothed', 'error', 'planted_recall'}
 
 @pytest.mark.filterwarnings('ignore:BMMFilter')
 def test_tensorboard(tmp_path):

@@ -1,0 +1,81 @@
+"""Other ways to choose an epoch and a recipe, on the trainings that recommend.py has kept.
+
+python benchmarks/methods/recommend_rules.py KEPT [--resume]     results/recommend_rules.csv; KEPT is the folder of
+                                                                 `recommend.py --keep`, no data are needed
+
+Each rule differs in one thing from the recommender's: `judge noisy` has noisy accuracy alone, `sharpness` is the power
+of what all recipes say together, `epochs` the weights of an epoch and its neighbours, `last` takes the last epoch,
+`ties` in standard errors below which plain training wins, `sure` those of noisy accuracy beyond which it alone decides,
+`first` the share of the epochs after which the race is judged first.
+"""
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from unittest import mock
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+import numpy as np
+from common import Rows, arguments, measure, means
+from fastnoisy.analysis.noisy_accuracy import label_posterior
+from fastnoisy.benchmark.recommend import RECIPES
+from recommend import LR, NoisyRace, Race, Recorded
+place = sys.modules['fastnoisy.benchmark.recommend']
+
+def weighed(*weights):
+    "`centred_mean` with other weights"
+    def mean(values, i, window=3):
+        half,first = len(weights)//2,max(0, i - len(weights)//2)
+        part = np.asarray(values[first:i + half + 1], dtype=float)
+        return np.average(part, 0, weights[first - i + half:][:len(part)])
+    return mean
+
+def sharp(s): return {'label_posterior': lambda *args: label_posterior(*args, sharpness=s)}
+
+def stages(*shares): return {'stages_of': lambda epochs: [round(o*epochs) for o in shares]}
+
+class ByPosterior(Recorded):
+    "Also the epoch by what all recipes say together"
+    def best_epoch(self, recipe, seed, stop=None):
+        probs = [self.known[f'{self.name(o, seed)} probs'][:stop] for o in self.names]
+        last = -max(1, self.epochs//4)
+        q = label_posterior(np.mean([o[last:].mean(0, dtype=float) for o in probs], 0), self.given)[0]
+        said = self.known[f'{self.name(recipe, seed)} probs'][:stop].argmax(2)
+        scores = q[np.arange(len(q)), said].mean(1)
+        return int(np.argmax([place.centred_mean(scores, i) for i in range(len(scores))]))
+
+class Last(Recorded):
+    def best_epoch(self, recipe, seed, stop=None): return (stop or self.epochs) - 1
+
+RULES = {'as it is': {}, 'judge noisy': dict(race=NoisyRace), 'sharpness 1': sharp(1), 'sharpness 1.5': sharp(1.5),
+         'sharpness 3': sharp(3), 'epochs 1': dict(centred_mean=weighed(1)), 'last epoch': dict(kind=Last),
+         'epochs 1 1 1': dict(centred_mean=weighed(1, 1, 1)), 'epochs 1 2 3 2 1': dict(centred_mean=weighed(1, 2, 3, 2, 1)),
+         'epoch by all': dict(kind=ByPosterior), 'sure 0': dict(SURE=0.), 'sure never': dict(SURE=np.inf),
+         'first 1/4': stages(.25, .5, 1), 'before': dict(centred_mean=weighed(1, 1, 1), race=NoisyRace)}
+
+def cell(args, file):
+    "A row for each rule"
+    name,noise,seed = file.stem.rsplit('-', 2)
+    with np.load(file) as f: names = [o for o in RECIPES if f'{o}-{seed} probs' in f]
+    for rule,changes in RULES.items():
+        changes = dict(changes)
+        race,kind = changes.pop('race', Race),changes.pop('kind', Recorded)
+        with ExitStack() as stack:
+            for k,v in changes.items(): stack.enter_context(mock.patch.object(place, k, v))
+            known = kind(None, None, names, args.epochs, LR.get(name, 3e-3), int(seed), file)
+            tested = {o: known.known[f'{o}-{seed} accuracy'][known.best_epoch(o, int(seed))] for o in names}
+            found = known.race(race)[0]
+        best = max(tested.values())
+        yield dict(file=file.stem, data_set=name, noise=noise, seed=int(seed), rule=rule, recommended=found,
+                   accuracy=tested[found], regret=100*(best - tested[found]),
+                   over_plain=100*(tested[found] - tested['ce']))
+
+def rows_of(args, file): return list(cell(args, args.kept/f'{file}.npz'))
+
+def main():
+    p = arguments(__doc__, epochs=12, out='recommend_rules.csv')
+    p.add_argument('kept', type=Path)
+    args = p.parse_args()
+    rows = Rows(args.out, args.resume)
+    measure(rows_of, args, [dict(file=o.stem) for o in sorted(args.kept.glob('*.npz'))], rows)
+    means(rows, ['rule'], ['regret', 'over_plain', 'accuracy'])
+
+if __name__ == '__main__': main()
