@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from ..analysis.planted import Findings, Planted, TrainingRecord, best_training, judge, plant_errors
+from ..analysis.planted import Findings, Planted, TrainingRecord, best_training, judge, judge_recorded, plant_errors
 from ..analysis.training_dynamics import margin
 from ..core.checks import require
 from ..core.distributed import from_first
@@ -42,6 +42,7 @@ def _plant(learn, share, seed):
     p = predict_with_features(learn)
     if p.targets is None: raise TypeError('PlantedErrorsCallback needs one class id per sample.')
     given,features = class_ids(p.targets).numpy(),p.features
+    if not share: return Planted(given, given.copy(), np.zeros(len(given), np.int8))
     if features is not None and not features.isfinite().all(): features = None # some could not be read
     return plant_errors(given, class_logits(p.logits).shape[1], share, features, seed)
 
@@ -50,18 +51,19 @@ class PlantedErrorsCallback(MethodCallback):
     "Plant errors among the training labels, and judge all labels by how well these are found"
     name,priority = 'planted',50
     def __init__(self,
-        share:float=.1, # Of the labels, in (0, .5]. Small = a rough measure, large = a harder training; 0 = none are in force
+        share:float=.1, # Of the labels, in [0, .5]. Small = a rough measure, large = a harder training; 0 = it is noted only
         beside=None, # `PlantedErrorsCallback` of a training before, on the same data: its errors again, and all are judged together
         seed:int=0, # Of what is planted
         recipe:str=None, # Name of the kind of training, the same without planted errors; None: its methods, or 'plain'
         threshold:float=.5, # Noise probability above which a label is flagged, in (0, 1)
     ):
         require(0 < threshold < 1, 'threshold', threshold, 'give a probability in (0, 1)')
-        require(0 < share <= .5 or (share == 0 and beside is not None), 'share', share,
-                'give a share of the labels in (0, .5]; 0 only with `beside`, a training with planted errors')
+        require(0 <= share <= .5, 'share', share, 'give a share of the labels in (0, .5], or 0')
         is_one = beside is None or isinstance(beside, PlantedErrorsCallback)
         require(is_one, 'beside', beside, 'give the PlantedErrorsCallback of a Learner: learn.planted')
         require(beside is None or beside.planted is not None, 'beside', beside, 'train with it first')
+        require(beside is None or beside.planted.wrong.any(), 'beside', beside,
+                'nothing was planted in it: leave it out')
         self.share,self.beside,self.seed = share,beside,seed
         self.threshold = threshold
         self.planted = None if beside is None else beside.planted
@@ -125,6 +127,8 @@ def record(self:PlantedErrorsCallback)->TrainingRecord:
 @patch
 def findings(self:PlantedErrorsCallback)->Findings:
     "What this training, and those beside it, say of all labels; a `ValueError` before it"
+    if self._found is None and self.beside is None and not self.share:
+        self._found = judge_recorded(self.record(), self.planted.given, self.recipe == 'plain', self.n_epochs)
     if self._found is None:
         done,other = [self],self.beside
         while other is not None: done,other = [other, *done],other.beside
@@ -134,8 +138,9 @@ def findings(self:PlantedErrorsCallback)->Findings:
 
 @patch(as_prop=True)
 def best(self:PlantedErrorsCallback)->str: # Names of its methods, or 'plain'
-    "Which kind of training finds the planted errors best"
-    return best_training(self.findings().combined)
+    "Which kind of training finds the planted errors best; the own where nothing was planted"
+    combined = self.findings().combined
+    return self.recipe if combined is None else best_training(combined)
 
 # %% ../../nbs/callback/planted.ipynb #a2e9235c
 @patch
