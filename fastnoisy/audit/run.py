@@ -22,6 +22,7 @@ from ..analysis.report.table import NoiseReport
 from ..analysis.report.page import harmless, quoting_for
 from .learners import labelled_learner
 from .progress import EpochProgress, quiet_packages
+from ..callback.planted import PlantedErrorsCallback
 from .planted import ENOUGH, planted_share, recipe, train_with_planted_errors
 from .apply import Applied, all_arrays, apply_decisions, corrected_csv, corrected_npz, origin_of
 from ..analysis.report.decisions import is_decisions
@@ -121,8 +122,7 @@ def _add_columns(report, samples):
         report['near_duplicate'],report['is_outlier'] = found.near_duplicate,found.is_outlier
     if samples.kind == 'table': report.feature_columns = add(samples.inputs, None)
 
-_FEW = (f'With fewer than {ENOUGH} samples no errors were planted, so how good the list is has not been measured '
-        '(--plant .1 does it).')
+_FEW = f'With fewer than {ENOUGH} samples no errors are planted.'
 
 def _report(learn, samples, partial, n_epochs, few):
     plain = learn.noise_report(valid=samples.n_train < len(samples), threshold=learn.bmm.threshold)
@@ -130,7 +130,7 @@ def _report(learn, samples, partial, n_epochs, few):
     report.insert(1, 'row', samples.rows)
     if report.has_valid: report['split'] = report.whole['split'] = samples.splits
     _add_columns(report, samples)
-    report.samples,report.partial = samples,partial
+    report.samples,report.partial,report.how_to_measure = samples,partial,'--plant .1'
     interrupted = [f'PARTIAL: interrupted after {learn.bmm.n_epochs} of {n_epochs} epochs.'] if partial else []
     crowd = [] if report.annotators is None else [_said_annotators(report)]
     report.notes = interrupted + crowd + samples.notes + [_FEW]*few
@@ -404,7 +404,7 @@ def audit(
     plant:float=None, # Share of the labels to plant errors in, by three trainings; 0: one training; None: see `planted_share`
     threshold:float=.5, # Noise probability above which a label is flagged, in (0, 1)
     bs:int=None, # Samples in a batch, at most, >= 2; None: see `batch_size_for`
-    workers:int=None, # Processes that load images; None: none where all images fit into memory, else fastai's choice
+    workers:int=None, # Processes that load images; None: none below 2,000 images, else fastai's choice
     text:str=None, # CSV: column of the texts from which the label is to be told; None = a table, or images (`x`)
 )->AuditReport:
     "Train on all samples, find labels that are probably wrong, write report, table and learner, also after Ctrl-C"
@@ -431,6 +431,7 @@ def audit(
             def fit(o): return _train(o, epochs, pretrained)
             share = planted_share(plant, samples.n_train)
             how = dict(share=share, seed=seed, temperature=TEMPERATURE, threshold=threshold)
+            if not share: learn.add_cb(PlantedErrorsCallback(0, recipe='also', threshold=threshold))
             learn,stopped = train_with_planted_errors(learn, fit, **how) if share else (learn, fit(learn))
         report = _report(learn, samples, stopped, epochs + pretrained, plant is None and not share)
         report.origin = _origin(report, origin, folder)

@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from ..analysis.planted import Findings, Planted, TrainingRecord, best_training, judge, plant_errors
+from ..analysis.planted import (Findings, Planted, TrainingRecord, best_training, judge, judge_recorded,
+                                        plant_errors)
 from ..analysis.training_dynamics import margin
 from ..core.checks import require
 from ..core.distributed import from_first
@@ -42,6 +43,7 @@ def _plant(learn, share, seed):
     p = predict_with_features(learn)
     if p.targets is None: raise TypeError('PlantedErrorsCallback needs one class id per sample.')
     given,features = class_ids(p.targets).numpy(),p.features
+    if not share: return Planted(given, given.copy(), np.zeros(len(given), np.int8))
     if features is not None and not features.isfinite().all(): features = None # some could not be read
     return plant_errors(given, class_logits(p.logits).shape[1], share, features, seed)
 
@@ -49,20 +51,20 @@ def _plant(learn, share, seed):
 class PlantedErrorsCallback(MethodCallback):
     "Plant errors among the training labels, and judge all labels by how well these are found"
     name,priority = 'planted',50
-    planted_recall = float('nan') # share of what is planted among as many samples with the lowest margins, after each epoch
     def __init__(self,
-        share:float=.1, # Of the labels, in (0, .5]. Small = a rough measure, large = a harder training; 0 = none are in force
+        share:float=.1, # Of the labels, in [0, .5]. Small = a rough measure, large = a harder training; 0 = it is noted only
         beside=None, # `PlantedErrorsCallback` of a training before, on the same data: its errors again, and all are judged together
         seed:int=0, # Of what is planted
         recipe:str=None, # Name of the kind of training, the same without planted errors; None: its methods, or 'plain'
         threshold:float=.5, # Noise probability above which a label is flagged, in (0, 1)
     ):
         require(0 < threshold < 1, 'threshold', threshold, 'give a probability in (0, 1)')
-        require(0 < share <= .5 or (share == 0 and beside is not None), 'share', share,
-                'give a share of the labels in (0, .5]; 0 only with `beside`, a training with planted errors')
+        require(0 <= share <= .5, 'share', share, 'give a share of the labels in (0, .5], or 0')
         is_one = beside is None or isinstance(beside, PlantedErrorsCallback)
         require(is_one, 'beside', beside, 'give the PlantedErrorsCallback of a Learner: learn.planted')
         require(beside is None or beside.planted is not None, 'beside', beside, 'train with it first')
+        require(beside is None or beside.planted.wrong.any(), 'beside', beside,
+                'nothing was planted in it: leave it out')
         self.share,self.beside,self.seed = share,beside,seed
         self.threshold = threshold
         self.planted = None if beside is None else beside.planted
@@ -76,7 +78,6 @@ class PlantedErrorsCallback(MethodCallback):
             f'Errors were planted in {len(self.planted.given)} training samples, and now there are {n}: use a new '
             'PlantedErrorsCallback for another training set.')
         if self.recipe is None: self.recipe = _name_of_training(self)
-        self.logged = ('planted_recall',) if self.share else ()
         device = state_device(self.model)
         self._labels = torch.as_tensor(self.planted.labels if self.share else self.planted.given).to(device)
         self._wrong = torch.as_tensor(self.planted.wrong).to(device)
@@ -102,13 +103,8 @@ class PlantedErrorsCallback(MethodCallback):
         if self.is_lr_find or self.margins is None: return
         self.n_epochs,self._found = self.n_epochs + 1,None
         if self.learn.epoch + 1 == max(1, self.learn.n_epoch//2): self.early = self._mean_margins()
-        if self.share: self.planted_recall = _recall(self._mean_margins(), self.planted.wrong)
 
 # %% ../../nbs/callback/planted.ipynb #d9421d7a
-def _recall(margins, wrong):
-    "Share of the planted errors among as many samples, those with the lowest margins"
-    return float(wrong[np.argsort(margins)[:wrong.sum()]].mean())
-
 @patch
 def _make_tables(self:PlantedErrorsCallback, logits):
     n,k = len(self.planted.given),logits.shape[1]
@@ -132,6 +128,8 @@ def record(self:PlantedErrorsCallback)->TrainingRecord:
 @patch
 def findings(self:PlantedErrorsCallback)->Findings:
     "What this training, and those beside it, say of all labels; a `ValueError` before it"
+    if self._found is None and self.beside is None and not self.share:
+        self._found = judge_recorded(self.record(), self.planted.given, self.recipe == 'plain', self.n_epochs)
     if self._found is None:
         done,other = [self],self.beside
         while other is not None: done,other = [other, *done],other.beside
@@ -141,8 +139,9 @@ def findings(self:PlantedErrorsCallback)->Findings:
 
 @patch(as_prop=True)
 def best(self:PlantedErrorsCallback)->str: # Names of its methods, or 'plain'
-    "Which kind of training finds the planted errors best"
-    return best_training(self.findings().combined)
+    "Which kind of training finds the planted errors best; the own where nothing was planted"
+    combined = self.findings().combined
+    return self.recipe if combined is None else best_training(combined)
 
 # %% ../../nbs/callback/planted.ipynb #a2e9235c
 @patch

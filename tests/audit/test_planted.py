@@ -46,10 +46,16 @@ def test_when_errors_are_planted(source, tmp_path, capsys):
     assert [planted_share(o, n) for o in (0, .3) for n in (20, 10**6)] == [0, 0, .3, .3]
     report = audit(csv=source[0], epochs=1, device='cpu', out=tmp_path/'out', plant=0)
     assert 'of 3' not in capsys.readouterr().out and report.source != 'planted'
+    assert '1 of the 3 epochs' in report.summary() and not report.is_label_issue.any()
     few = tmp_path/'few.csv'
     source[1].head(199).to_csv(few, index=False)
     report = audit(csv=few, epochs=1, device='cpu', out=tmp_path/'few')
     assert 'of 3' not in capsys.readouterr().out and 'fewer than 200 samples' in report.summary()
+
+def test_one_training_has_calibrated_probabilities(source, tmp_path):
+    report = audit(csv=source[0], epochs=8, device='cpu', out=tmp_path/'out', plant=0)
+    assert report.source == 'training dynamics' and 'was not measured (--plant .1 does it)' in report.summary()
+    assert report.noise_rate == pytest.approx(report.noise_probability.mean()) and abs(report.noise_rate - .125) < .1
 
 def test_what_is_flagged_is_above_the_threshold(source, tmp_path):
     counts = []

@@ -4,9 +4,9 @@ import numpy as np, pytest, torch
 from sklearn.metrics import roc_auc_score
 from fastnoisy.analysis.noise_rate import chance_problem, estimate_noise
 from fastnoisy.analysis.planted import (FEATURES, TrainingRecord, best_training, calibration_features, combine,
-                                        found_among_first, in_places_of, judge, log_ratio, mean_margin,
-                                        other_labels_near, plant_errors, planted_auc, rank_logit, rate_interval,
-                                        wrong_probability)
+                                        found_among_first, in_places_of, judge, judge_recorded, log_ratio,
+                                        mean_margin, other_labels_near, plant_errors, planted_auc, rank_logit,
+                                        rate_interval, recorded_features, recorded_probability, wrong_probability)
 from fastnoisy.analysis.report.table import noise_report
 from fastnoisy.analysis.training_dynamics import margin
 from fastnoisy.audit.planted import recipe, sibling, train_with_planted_errors
@@ -137,6 +137,58 @@ def test_agreement_by_chance():
     assert chance_problem(np.where(rng.random(1000) < .3, y, 0), y) == ''
     assert 'no sample' in chance_problem(y, np.full(1000, -1))
 
+def test_agreement_that_an_untrained_network_reaches():
+    "Kappa .06: more than chance by the number of samples, and yet nothing"
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 10, 20_000)
+    predicted = np.where(rng.random(len(y)) < .06, y, rng.integers(0, 10, len(y)))
+    assert (predicted == y).mean() - .1 > 20*np.sqrt(.09/len(y)) and 'train it' in chance_problem(predicted, y)
+
+# where nothing was planted
+
+def made_up(n=600, k=4, rate=.2, seed=0):
+    rng = np.random.default_rng(seed)
+    true = rng.integers(0, k, n)
+    given = np.where(rng.random(n) < rate, (true + rng.integers(1, k, n)) % k, true)
+    logits = rng.normal(size=(n, k)) + 3*np.eye(k)[true] + np.eye(k)[given]
+    probs = np.exp(logits)/np.exp(logits).sum(1, keepdims=True)
+    aum = logits[np.arange(n), given] - np.where(np.eye(k)[given] == 1, -np.inf, logits).max(1)
+    return TrainingRecord(aum, aum + rng.normal(size=n)*.1, probs),given,true
+
+def test_features_of_a_record_by_a_naive_loop():
+    record,given,_ = made_up(60)
+    found = recorded_features(record, given)
+    ratio = [np.log((p[y] + .01)/(max(np.delete(p, y)) + .01)) for p,y in zip(record.probs, given)]
+    def odds(values): return np.log(np.mean(values)/(1 - np.mean(values)))
+    late = [2*a - e < 0 for a,e in zip(record.aum, record.early)] # the mean of two halves is their mean
+    scores = [-record.aum, -record.early, -mean_margin(record.probs, given)]
+    ranks = [[np.log((s < v).sum() + .5) - np.log(60 - (s < v).sum() - .5) for v in s] for s in scores]
+    alike = odds([r < 0 for r in ratio]), record.probs.max(1).mean(), np.log(4), odds(late)
+    expected = [(r, np.mean([o[i] for o in ranks]), alike[0], r < 0, *alike[1:], late[i]) for i,r in enumerate(ratio)]
+    np.testing.assert_allclose(found, np.array(expected, float), atol=1e-9)
+
+@pytest.mark.parametrize('is_plain', [True, False])
+def test_a_record_alone_tells_rate_and_flags(is_plain):
+    for rate in (.1, .3):
+        record,given,true = made_up(3000, rate=rate)
+        o = judge_recorded(record, given, is_plain)
+        low,high = o.interval
+        assert not o.problem and low <= rate <= high and low < o.rate < high and o.said() == ''
+        assert roc_auc_score(given != true, o.probability) > .9 and o.source != 'planted'
+        assert o.rate == pytest.approx(recorded_probability(recorded_features(record, given), is_plain).mean())
+
+def test_no_verdict_of_a_record():
+    record,given,_ = made_up(100)
+    nan = TrainingRecord(*(np.full_like(o, np.nan) for o in (record.aum, record.early, record.probs)))
+    against,few = (given + 1) % 4,np.where(np.arange(100) < 29, given, -1)
+    for o,labels,says in ((nan, given, 'diverged'), (record, against, 'contradicts'), (record, few, 'only 29 labels')):
+        found = judge_recorded(o, labels, True, 20)
+        assert says in found.problem and np.isnan(found.probability).all() and np.isnan(found.rate)
+    assert '2 of the 3 epochs' in judge_recorded(record, given, True, 2).problem
+    assert not judge_recorded(record, given, True, 3).problem
+    unknown = judge_recorded(record, np.where(np.arange(100) < 40, given, -1), True)
+    assert np.isfinite(unknown.probability).tolist() == (np.arange(100) < 40).tolist()
+
 # the callback
 
 def planted_blobs(cbs=None, n=4, **kwargs):
@@ -210,6 +262,22 @@ def test_beside_another_the_same_errors_are_planted_and_both_are_judged():
     third = planted_blobs(share=0, beside=second.planted)
     assert third.planted.findings().combined.weights == second.planted.findings().combined.weights
 
+def test_nothing_planted_is_the_plain_training_and_its_report_says_what_was_not_measured():
+    def trained(*cbs):
+        torch.manual_seed(7)
+        dls = blob_dls(400, labels=noisy_blobs()[0])
+        dls.train.rng.seed(3)
+        learn = blob_learner(cbs=[*cbs], dls=dls)
+        learn.fit(6, 1e-2)
+        return learn
+    learn,plain = trained(PlantedErrorsCallback(0)),trained()
+    assert weights_of(learn.model).equal(weights_of(plain.model))
+    report = noise_report(learn)
+    assert report.source == 'training dynamics' and 'was not measured (PlantedErrorsCallback()' in report.summary()
+    assert report.noise_rate == pytest.approx(report.noise_probability.mean())
+    assert report.is_label_issue.equals(report.noise_probability > .5) and learn.planted.best == 'plain'
+    assert 'was not measured (PlantedErrorsCallback()' in noise_report(plain).summary()
+
 def test_lr_find_leaves_no_trace():
     learn = blob_learner(cbs=PlantedErrorsCallback())
     learn.lr_find(show_plot=False, num_it=8)
@@ -227,10 +295,12 @@ def test_saved_and_loaded(tmp_path):
     np.testing.assert_allclose(other.planted.label_quality(), learn.planted.label_quality())
 
 def test_refused():
-    for o in (0, .6, -1):
+    for o in (.6, -1):
         with pytest.raises(ValueError, match=f'share={o}'): PlantedErrorsCallback(o)
     with pytest.raises(ValueError, match='beside'): PlantedErrorsCallback(beside=3)
     with pytest.raises(ValueError, match='train with it first'): PlantedErrorsCallback(beside=PlantedErrorsCallback())
+    nothing = planted_blobs(share=0).planted
+    with pytest.raises(ValueError, match='nothing was planted in it'): PlantedErrorsCallback(beside=nothing)
     first = planted_blobs()
     other = blob_learner(cbs=PlantedErrorsCallback(beside=first.planted), dls=blob_dls(n=60))
     with pytest.raises(ValueError, match='96 training samples'): other.fit(1)

@@ -110,8 +110,13 @@ def _said_rate(report):
     "One sentence"
     low_high = ' to '.join(f'{o:.1%}' for o in report.interval)
     by = '' if report.estimate is None else f', by {report.estimate.n} {report.estimate.source} labels'
-    measured = '' if report.verdict is None else f' {report.verdict.said()}'
-    return f'Estimated noise rate {report.noise_rate:.1%} ({low_high}{by}).{measured}'
+    return f'Estimated noise rate {report.noise_rate:.1%} ({low_high}{by}).'
+
+def _said_measured(report):
+    "How good the list is, or how to find out"
+    measured = '' if report.verdict is None else report.verdict.said()
+    if measured or not report.how_to_measure: return f' {measured}'.rstrip()
+    return f' How good the list is was not measured ({report.how_to_measure} does it).'
 
 def _said_undetermined(report):
     return (f'{len(report)} samples. Undetermined: {report.undetermined}. Nothing is flagged; '
@@ -119,7 +124,8 @@ def _said_undetermined(report):
 
 def _said_part(report):
     "Of a part of a report only what can be said of a part"
-    n,n_all,rate = int(report.is_label_issue.sum()),int(report.whole.is_label_issue.sum()),_said_rate(report)
+    n,n_all = int(report.is_label_issue.sum()),int(report.whole.is_label_issue.sum())
+    rate = _said_rate(report) + _said_measured(report)
     return (f'{len(report)} samples of {len(report.whole)}, {n} of them probably mislabelled, {n_all} in all '
             f'(by {report.source}). Of all: {rate[0].lower()}{rate[1:]}')
 
@@ -176,8 +182,8 @@ class NoiseReport(ReviewedTable):
     "One row per training sample. `noise_rate`, `interval`, `per_class`, `transition` and `source` sum it up"
     _metadata = ['learn', 'vocab', 'source', 'separates', 'estimate', 'noise_rate', 'interval', 'per_class',
                  'transition', 'whole', 'embedding', 'data_id', 'made', 'id_columns', 'feature_columns',
-                 'annotators', 'undetermined', 'verdict', 'has_valid', 'valid_problem']
-    undetermined,verdict = '',None
+                 'annotators', 'undetermined', 'verdict', 'has_valid', 'valid_problem', 'how_to_measure']
+    undetermined,verdict,how_to_measure = '',None,''
 
     @property
     def _constructor(self): return partial(_part_of, type(self))
@@ -189,7 +195,7 @@ class NoiseReport(ReviewedTable):
     def summary(self)->str:
         "The whole in two or three sentences"
         if self.whole is not None and len(self) < len(self.whole): return _said_part(self)
-        n,rate,splits = len(self),_said_rate(self),_said_splits(self)
+        n,rate,splits = len(self),_said_rate(self),_said_measured(self) + _said_splits(self)
         if self.undetermined: return _said_undetermined(self)
         if not self.separates:
             rest = 'Few may be wrong.' if self.estimate is None else rate
@@ -373,7 +379,8 @@ def noise_report(
     res = NoiseReport(table)
     res.learn,res.vocab,res.separates = learn,vocab,separates
     res.undetermined,res.verdict = problem,verdict
-    res.source = 'loss' if source is None else source.name
+    res.source = 'loss' if source is None else getattr(verdict, 'source', source.name)
+    res.how_to_measure = 'PlantedErrorsCallback()'
     features = p.features
     if valid:
         res,*more,valid_features = _with_valid(res, learn, features is not None, name, problem, threshold)
