@@ -404,7 +404,7 @@ def audit(
     plant:float=None, # Share of the labels to plant errors in, by three trainings; 0: one training; None: see `planted_share`
     threshold:float=.5, # Noise probability above which a label is flagged, in (0, 1)
     bs:int=None, # Samples in a batch, at most, >= 2; None: see `batch_size_for`
-    workers:int=None, # Processes that load images; None: none below 2,000 images, else fastai's choice
+    workers:int=None, # Processes that load images; None: none where all images fit into memory, else fastai's choice
     text:str=None, # CSV: column of the texts from which the label is to be told; None = a table, or images (`x`)
 )->AuditReport:
     "Train on all samples, find labels that are probably wrong, write report, table and learner, also after Ctrl-C"

@@ -51,6 +51,7 @@ def _plant(learn, share, seed):
 class PlantedErrorsCallback(MethodCallback):
     "Plant errors among the training labels, and judge all labels by how well these are found"
     name,priority = 'planted',50
+    planted_recall = float('nan') # share of what is planted among as many samples with the lowest margins, after each epoch
     def __init__(self,
         share:float=.1, # Of the labels, in [0, .5]. Small = a rough measure, large = a harder training; 0 = it is noted only
         beside=None, # `PlantedErrorsCallback` of a training before, on the same data: its errors again, and all are judged together
@@ -78,6 +79,7 @@ class PlantedErrorsCallback(MethodCallback):
             f'Errors were planted in {len(self.planted.given)} training samples, and now there are {n}: use a new '
             'PlantedErrorsCallback for another training set.')
         if self.recipe is None: self.recipe = _name_of_training(self)
+        self.logged = ('planted_recall',) if self.share else ()
         device = state_device(self.model)
         self._labels = torch.as_tensor(self.planted.labels if self.share else self.planted.given).to(device)
         self._wrong = torch.as_tensor(self.planted.wrong).to(device)
@@ -103,8 +105,13 @@ class PlantedErrorsCallback(MethodCallback):
         if self.is_lr_find or self.margins is None: return
         self.n_epochs,self._found = self.n_epochs + 1,None
         if self.learn.epoch + 1 == max(1, self.learn.n_epoch//2): self.early = self._mean_margins()
+        if self.share: self.planted_recall = _recall(self._mean_margins(), self.planted.wrong)
 
 # %% ../../nbs/callback/planted.ipynb #d9421d7a
+def _recall(margins, wrong):
+    "Share of the planted errors among as many samples, those with the lowest margins"
+    return float(wrong[np.argsort(margins)[:wrong.sum()]].mean())
+
 @patch
 def _make_tables(self:PlantedErrorsCallback, logits):
     n,k = len(self.planted.given),logits.shape[1]
