@@ -4,7 +4,7 @@ python benchmarks/methods/equal_cost.py     scikit-learn's digits, three seeds; 
 [--seeds 3] [--jobs 1] [--out DIR] [--collect]
 
 Data, network, schedule and noise are those of `fastnoisy bench --preset peers`, where plain training has 30 epochs; a
-method of r times its passes has 30/r, rounded. Methods within a fifth of plain training's cost are left out: their rows
+method of r times its passes has 30/r, rounded, and plain training stands beside it with as many. Methods within a fifth of plain training's cost are left out: their rows
 are those of peers.py. It can be stopped, and goes on from there. The rows are collected into results/equal_cost.csv.
 """
 import argparse, sys
@@ -40,7 +40,7 @@ def main():
     args = p.parse_args()
     epochs = epochs_of()
     for n in sorted({*epochs.values()}) if not args.collect else ():
-        methods = [o for o in epochs if epochs[o] == n]
+        methods = ['ce', *(o for o in epochs if epochs[o] == n)]
         run_grid(args.out/f'{n}_epochs', args.jobs, **{**PEERS, 'methods': methods, 'epochs': n, 'seeds': args.seeds})
     collect(args.out)
 
