@@ -196,7 +196,7 @@ def test_memory_of_cuda_graphs(method):
 
 @pytest.mark.slow
 def test_parameters_of_the_optimistic_mode_move():
-    "It is refused nowhere, as nothing goes wrong; but CUDA graphs would be recorded anew, so its page advises against it"
+    "Nothing goes wrong; but CUDA graphs would be recorded anew, and its page advises against them"
     assert in_pretend_graphs('optimistic').moved > 0
 
 def compiled_in_place(model):

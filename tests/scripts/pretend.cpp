@@ -18,7 +18,9 @@
 #include <ATen/ops/view_native.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
+#include <algorithm>
 #include <cstdlib>
+#include <map>
 #include <mutex>
 #include <set>
 #include <string>
@@ -36,12 +38,24 @@ thread_local DeviceIndex current = 0;
 // ---- memory, and memory that is pinned for it
 
 struct DeviceMemory final : c10::Allocator {
-  static void release(void* p) { std::free(p); }
+  static std::mutex& lock() { static std::mutex m; return m; }
+  static std::map<void*, size_t>& sizes() { static std::map<void*, size_t> s; return s; }
+  inline static size_t held = 0, most = 0; // bytes
+  static void release(void* p) {
+    { std::lock_guard<std::mutex> g(lock()); held -= sizes()[p]; sizes().erase(p); }
+    std::free(p);
+  }
   c10::DataPtr allocate(size_t n) override {
     void* p = nullptr;
-    if (n) TORCH_CHECK(posix_memalign(&p, 64, n) == 0, "pretend: out of memory");
+    if (!n) return {p, p, &release_nothing, Device(KIND, current)};
+    TORCH_CHECK(posix_memalign(&p, 64, n) == 0, "pretend: out of memory");
+    std::lock_guard<std::mutex> g(lock());
+    sizes()[p] = n;
+    held += n;
+    most = std::max(most, held);
     return {p, p, &release, Device(KIND, current)};
   }
+  static void release_nothing(void*) {}
   c10::DeleterFnPtr raw_deleter() const override { return &release; }
   void copy_data(void* to, const void* from, std::size_t n) const override { default_copy_data(to, from, n); }
 };
@@ -359,4 +373,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   static Hooks hooks;
   at::RegisterPrivateUse1HooksInterface(&hooks);
   m.def("generator", &default_generator);
+  m.def("most_held", [] { return DeviceMemory::most; });
+  m.def("forget_most_held", [] { DeviceMemory::most = DeviceMemory::held; });
 }

@@ -59,6 +59,8 @@ class _Module(types.ModuleType):
         for i in range(2): self._generator(f'{NAME}:{i}').manual_seed(seed)
     def get_rng_state(self, device=NAME): return self._generator(device).get_state()
     def set_rng_state(self, state, device=NAME): self._generator(device).set_state(state)
+    def max_memory_allocated(self): return self.extension.most_held()
+    def reset_peak_memory_stats(self): self.extension.forget_most_held()
     @contextmanager
     def device(self, device): yield
 
