@@ -190,9 +190,10 @@ def test_plain_wins_ties_there_too(tmp_path):
     names = [Known(tmp_path/str(i), dict(ce=.8, a=.8), n=200, wrong=w).result()[0] for i,w in enumerate((0, .2, .4))]
     assert names.count('ce') >= 2
 
-def test_noisy_accuracy_decides_where_it_is_sure(tmp_path):
+@pytest.mark.parametrize('n, wrong', [(2000, .1), (150, .3)])
+def test_plain_wins_where_noisy_accuracy_denies_what_the_others_say(tmp_path, n, wrong):
     "Two of three recipes repeat an error that the labels deny, so that what all say together is wrong"
-    fake = Known(tmp_path, dict(ce=.8, a=.8, b=.8), wrong=.1, n=2000)
+    fake = Known(tmp_path, dict(ce=.8, a=.8, b=.8), wrong=wrong, n=n)
     def run(calls):
         for stage, in calls:
             said = fake.true if stage.recipe == 'ce' else np.where(fake.true == 0, 1, fake.true)
@@ -201,7 +202,10 @@ def test_noisy_accuracy_decides_where_it_is_sure(tmp_path):
             yield (stage,),dict(res, classes=classes, given=fake.given, probs=np.eye(4, dtype=np.float16)[said])
     fake.race.run = run
     name,d,se = fake.result()
-    assert name == 'ce' and d == pytest.approx(np.mean(fake.race.scores('a')) - np.mean(fake.race.scores('ce')))
+    q = fake.race.posterior()
+    assert fake.race.scores('a', q).mean() > fake.race.scores('ce', q).mean() # they agree with each other
+    noisy = np.mean(fake.race.scores('a')) - np.mean(fake.race.scores('ce'))
+    assert name == 'ce' and d == pytest.approx(noisy) and d < -se
 
 def test_scores_are_those_of_a_loop():
     rng = np.random.default_rng(0)
