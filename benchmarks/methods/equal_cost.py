@@ -4,8 +4,9 @@ python benchmarks/methods/equal_cost.py     scikit-learn's digits, three seeds; 
 [--seeds 3] [--jobs 1] [--out DIR] [--collect]
 
 Data, network, schedule and noise are those of `fastnoisy bench --preset peers`, where plain training has 30 epochs; a
-method of r times its passes has 30/r, rounded, and plain training stands beside it with as many. Methods within a fifth of plain training's cost are left out: their rows
-are those of peers.py. It can be stopped, and goes on from there. The rows are collected into results/equal_cost.csv.
+method of r times its passes has 30/r, rounded, and plain training stands beside it with as many. Methods within a fifth
+of plain training's cost are left out: their rows are those of peers.py. It can be stopped, and goes on from there. The
+rows are collected into results/equal_cost.csv.
 """
 import argparse, sys
 from pathlib import Path
