@@ -12,7 +12,8 @@ one of random images.
 
 tests:      the tests marked `cuda`: those of tests/device on this GPU, with passed, failed and skipped
 steps:      a training step of every method beside plain training, in bfloat16: milliseconds, their ratio, peak memory
-            and its floor (see benchmarks/speed/memory.py), and what plain training gets out of the card (its floating-point operations over the peak of the card)
+            and its floor (see speed/memory.py), and what plain training gets out of the card (its floating-point
+            operations over the peak of the card)
 cifar:      the labels of people, a ResNet-18 for 32 pixels, a tenth of the paper's epochs: accuracy and seconds
 audit:      `fastnoisy audit` of 50,000 images: seconds and peak memory
 paper:      the settings of the two-model paper, symmetric noise of 40 %, as many epochs as --paper-epochs says

@@ -2,9 +2,9 @@
 
 python benchmarks/speed/first_process.py [--n 1200000] [--out FILE.csv]
 
-One process, one thread; seconds of the processor, the least of three. `sent` are the bytes that go to the others, or to
-the disk. All other work at the end of an epoch (fits of mixtures, sums, votes) every process does for itself, at the same
-time, or in parts.
+One process, one thread; seconds of the processor, the least of three. `sent` are the bytes that go to the others, or
+to the disk. All other work at the end of an epoch (fits of mixtures, sums, votes) every process does for itself, at the
+same time, or in parts.
 """
 import random, sys, time
 from io import BytesIO
@@ -46,9 +46,11 @@ def main():
     weights,table = ALSOWeights(n),SampleTable(n, (10,))
     tasks = {'order of an epoch (fastai)': (order, n, 8*n), 'mask of the samples to load': (mask, n, n),
              'labels of planted errors': (labels, n, 16*n)}
-    states = {'state of ALSO': weights.state_dict(), 'table of ten numbers a sample (ELR with top=10)': table.state_dict()}
+    states = {'state of ALSO': weights, 'table of ten numbers a sample (ELR with top=10)': table}
     for what,(f,arg,sent) in tasks.items(): rows.add(dict(what=what, seconds=least(lambda: f(arg)), sent=sent))
-    for what,o in states.items(): rows.add(dict(what=f'{what}, to a file', seconds=least(lambda: saved(o)), sent=saved(o)))
+    for what,o in states.items():
+        seconds = least(lambda: saved(o.state_dict()))
+        rows.add(dict(what=f'{what}, to a file', seconds=seconds, sent=saved(o.state_dict())))
     rows.rows = [{**row, 'n': n, **VERSIONS} for row in rows.rows]
     rows.sort('seconds')
     for row in rows.rows: show(row)
