@@ -11,8 +11,9 @@ people (CIFAR-10N), test_images and test_labels; without it the parts `cifar` an
 one of random images.
 
 tests:      the tests marked `cuda`: those of tests/device on this GPU, with passed, failed and skipped
-steps:      a training step of every method beside plain training, in bfloat16: milliseconds, their ratio, peak memory,
-            and what plain training gets out of the card (its floating-point operations over the peak of the card)
+steps:      a training step of every method beside plain training, in bfloat16: milliseconds, their ratio, peak memory
+            and its floor (see speed/memory.py), and what plain training gets out of the card (its floating-point
+            operations over the peak of the card)
 cifar:      the labels of people, a ResNet-18 for 32 pixels, a tenth of the paper's epochs: accuracy and seconds
 audit:      `fastnoisy audit` of 50,000 images: seconds and peak memory
 paper:      the settings of the two-model paper, symmetric noise of 40 %, as many epochs as --paper-epochs says
@@ -25,6 +26,7 @@ from tempfile import TemporaryDirectory
 from xml.etree import ElementTree
 sys.path.insert(0, str(Path(__file__).parents[0]))
 from common import RESULTS, Rows, VERSIONS, arguments, show
+from speed.memory import parts_of
 import numpy as np, timm, torch
 from fastai.basics import CrossEntropyLossFlat, DataLoaders, L, Learner, TfmdDL
 from fastai.callback.core import Callback, CancelValidException
@@ -134,7 +136,7 @@ def seconds_of_step(method, arch, size, bs, args):
         learn.fit(2, 1e-4)
         peak_mb(args)
         learn.fit(1, 1e-4)
-    return learn.clock.step,peak_mb(args)
+    return learn.clock.step,peak_mb(args),sum(parts_of(learn, bs*args.steps))/2**20
 
 def operations(arch, size, bs):
     "Floating-point operations of a plain training step"
@@ -149,12 +151,13 @@ def steps(args, arch, size, bs, method):
     if shape not in PLAIN:
         seconds_of_step('ce', *shape, args) # warm-up
         PLAIN[shape] = seconds_of_step('ce', *shape, args)
-    plain,plain_mb = PLAIN[shape]
+    plain,plain_mb,_ = PLAIN[shape]
     row = dict(part='steps', arch=arch, size=size, bs=bs, method=method)
-    seconds,memory = seconds_of_step(method, *shape, args)
+    seconds,memory,own_mb = seconds_of_step(method, *shape, args)
     peak = next((v for k,v in PEAKS.items() if k in device_name(args)), None)
     share = None if peak is None else operations(arch, size, bs)/plain/peak
-    row.update(step_ms=1e3*seconds, plain_ms=1e3*plain, ratio=seconds/plain, peak_mb=memory, plain_mb=plain_mb)
+    row.update(step_ms=1e3*seconds, plain_ms=1e3*plain, ratio=seconds/plain, peak_mb=memory, plain_mb=plain_mb,
+               floor_mb=None if plain_mb is None else plain_mb + own_mb)
     return [dict(row, plain_share_of_peak=share)]
 
 # Trainings
