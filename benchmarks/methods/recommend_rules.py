@@ -6,8 +6,8 @@ python benchmarks/methods/recommend_rules.py KEPT [--resume]     results/recomme
 Each rule differs in one thing from the recommender's: `judge noisy` has noisy accuracy alone, `sharpness` is the power
 of what all recipes say together, `epochs` the weights of an epoch and its neighbours, `last` takes the last epoch,
 `epoch by all` the best one by what all recipes say together, `sure` and `veto` are standard errors of noisy accuracy
-beyond which it alone decides for another recipe and for plain training, `first` is the share of the epochs after which the race is judged first; `before` is noisy accuracy
-with weights 1 1 1.
+beyond which it alone decides for another recipe and for plain training, `first` is the share of the epochs after which
+the race is judged first; `before` is noisy accuracy with weights 1 1 1.
 """
 import sys
 from contextlib import ExitStack
@@ -46,7 +46,8 @@ class ByPosterior(Recorded):
 class Last(Recorded):
     def best_epoch(self, recipe, seed, stop=None): return (stop or self.epochs) - 1
 
-RULES = {'as it is': {}, 'judge noisy': dict(race=NoisyRace), 'sharpness 1': sharp(1), 'sharpness 3': sharp(3), 'epochs 1': dict(centred_mean=weighed(1)), 'last epoch': dict(kind=Last),
+RULES = {'as it is': {}, 'judge noisy': dict(race=NoisyRace), 'sharpness 1': sharp(1),
+         'sharpness 3': sharp(3), 'epochs 1': dict(centred_mean=weighed(1)), 'last epoch': dict(kind=Last),
          'epochs 1 1 1': dict(centred_mean=weighed(1, 1, 1)), 'epoch by all': dict(kind=ByPosterior),
          'sure never': dict(SURE=np.inf), 'veto never': dict(VETO=np.inf),
          'first 1/4': stages(.25, .5, 1), 'before': dict(centred_mean=weighed(1, 1, 1), race=NoisyRace)}

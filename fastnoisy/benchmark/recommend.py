@@ -24,7 +24,7 @@ from fastai.data.core import DataLoaders, Datasets
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
-from fastcore.basics import GetAttr, store_attr
+from fastcore.basics import GetAttr, patch, store_attr
 from fastcore.foundation import L
 from ..analysis.noise_rate import MIN_LABELS, estimate_noise, n_valid, share_interval
 from ..analysis.noisy_accuracy import (centred_mean, clean_accuracy_of, label_posterior, noise_kind,
@@ -313,10 +313,11 @@ class Seen:
     def scores(self,
         q=None, # Probability of each class to be the true one, (n, K)
     )->np.ndarray: # (n,), in [0, 1]
-        "Of each sample in the best epoch and its neighbours: was it predicted as given; with `q`, how probably is it right"
+        "Of each sample in the best epoch and its neighbours: predicted as given? With `q`: how probably right?"
         if q is None: return centred_mean(self.classes == self.given, self.best_epoch)
         return centred_mean(q[np.arange(len(q)), self.classes], self.best_epoch)
 
+# %% ../../nbs/benchmark/recommend.ipynb #9a543eb5
 class Race:
     "Who runs, how far each is, and what it has cost"
     def __init__(self, dls, make_model, names, budget, epochs, lr, seed, folder, run, tell):
@@ -360,20 +361,24 @@ class Race:
         if stage.start == 0 and hasattr(self, 'second'): self.cost[stage.recipe] = row.seconds/row.trained/self.second
         self.spent += self.cost[stage.recipe]*row.trained/self.epochs
 
-    def posterior(self)->np.ndarray: # (n, K); None where probabilities have not been kept
-        "What all recipes that have trained say of the validation samples, each with one voice, and the labels"
-        seen = [list(o.values()) for o in self.seen.values()]
-        if any(o.probs is None for by_seed in seen for o in by_seed): return None
-        means = [np.mean([o.probs for o in by_seed], 0, dtype=np.float64) for by_seed in seen]
-        return label_posterior(np.mean(means, 0), seen[0][0].given)[0]
+# %% ../../nbs/benchmark/recommend.ipynb #58cf906b
+@patch
+def posterior(self:Race)->np.ndarray: # (n, K); None where probabilities have not been kept
+    "What all recipes that have trained say of the validation samples, each with one voice, and the labels"
+    seen = [list(o.values()) for o in self.seen.values()]
+    if any(o.probs is None for by_seed in seen for o in by_seed): return None
+    def mean(by_seed): return np.mean([o.probs for o in by_seed], 0, dtype=np.float64)
+    return label_posterior(np.mean([mean(o) for o in seen], 0), seen[0][0].given)[0]
 
-    def scores(self,
-        name:str, # Of the recipe
-        q=None, # As in `Seen.scores`
-        seeds=None, # None: all
-    )->np.ndarray: # (S, n)
-        by_seed = self.seen[name]
-        return np.stack([by_seed[o].scores(q) for o in (by_seed if seeds is None else seeds)])
+@patch
+def scores(self:Race,
+    name:str, # Of the recipe
+    q=None, # As in `Seen.scores`
+    seeds=None, # None: all
+)->np.ndarray: # (S, n)
+    "Of each training of a recipe"
+    by_seed = self.seen[name]
+    return np.stack([by_seed[o].scores(q) for o in (by_seed if seeds is None else seeds)])
 
 # %% ../../nbs/benchmark/recommend.ipynb #187ba5ac
 _COLUMNS = ['recipe', 'seed', 'epochs', 'trained', 'accuracy', 'best_epoch', 'seconds', 'error']

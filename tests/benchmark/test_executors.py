@@ -220,9 +220,9 @@ def ray_cluster():
 
 @pytest.mark.slow
 def test_ray(ray_cluster, tmp_path):
-    for name,check in dict(grid=same_grid, race=same_race, restart=stopped_and_continued, data=data_travel_once).items():
-        (tmp_path/name).mkdir()
-        check(out=tmp_path/name, executor=as_executor('ray')) # of the cluster that is there
+    for check in (same_grid, same_race, stopped_and_continued, data_travel_once):
+        (out := tmp_path/check.__name__).mkdir()
+        check(out=out, executor=as_executor('ray')) # of the cluster that is there
     got = list(run_calls(dies_once, [(o,) for o in 'abcd'], str(tmp_path), executor=RayExecutor(), folder=tmp_path))
     assert sorted(o for _,o in got) == [*'abcd'] and len(lines(tmp_path/'b')) == 2
 
