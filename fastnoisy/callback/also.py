@@ -379,9 +379,6 @@ def _weights(self:ALSOCallback):
 def _rated(self:ALSOCallback):
     "High = no reason to suspect it, (N,) > 0"
     weight = self._weights()
-    if self.by_class and (self.classes >= 0).any():
-        weights,y = torch.as_tensor(weight),self.classes.cpu()
-        weight = class_wise(weights, y, class_means(weights, y, int(y.max()) + 1)).numpy()
     return weight if self.objective == 'min' else 1/weight.clip(min=1e-30)
 
 @patch

@@ -9,7 +9,7 @@ from fastai.callback.mixup import MixUp
 from fastai.callback.schedule import lr_find
 from fastai.callback.training import GradientAccumulation
 from fastnoisy.all import METHODS, LiLAWCallback, digits_dls, run_one, small_cnn
-from fastnoisy.callback.also import ALSOCallback, ALSOWeights, also_update
+from fastnoisy.callback.also import ALSOCallback, ALSOWeights, also_update, class_means, class_wise
 from fastnoisy.core.registry import Method
 from fastnoisy.callback.also_optimizer import ALSOAdam, also_adam
 from helpers import blob_dls, blobs, fitted_blobs as fitted, run_in_parts, weights_of
@@ -309,6 +309,40 @@ def test_says_what_its_frame_says(objective):
     assert np.array_equal(cb.label_quality(), df.label_quality) and cb.label_quality().max() == 1
     rated = df.weight if objective == 'min' else 1/df.weight
     assert np.array_equal(cb.trust(), rated.clip(upper=1)) and .2 < (cb.trust() < 1).mean() < .8
+
+def test_weights_of_a_class_by_a_loop():
+    g = torch.Generator().manual_seed(0)
+    w,y = torch.rand(200, generator=g)*3,torch.randint(-1, 4, (200,), generator=g)
+    means = class_means(w, y, 6) # of the classes 4 and 5 there are none
+    got = class_wise(w, y, means)
+    for i in range(200):
+        own = [w[j].item() for j in range(200) if y[j] == y[i]]
+        expected = w[i].item() if y[i] < 0 else w[i].item()/(sum(own)/len(own))
+        assert got[i].item() == pytest.approx(expected, rel=1e-5)
+    assert means[4:].tolist() == [1, 1]
+    for k in range(4): assert got[y == k].mean().item() == pytest.approx(1, rel=1e-5)
+
+def test_by_class_the_weights_in_force_average_one_in_each_class():
+    "By the means at the start of the epoch"
+    seen = {}
+    class Look(Spy):
+        def before_train(self): self.weight = torch.from_numpy(self.learn.also.to_frame().weight.values)
+        def after_loss(self):
+            if self.epoch == 3 and self.iter == 0: seen.update(
+                ids=self.sample_ids, before=self.weight, now=self.learn.sample_weight, y=self.learn.yb[0])
+    learn = fitted([ALSOCallback(temperature=.5, horizon=3, by_class=True), Look()], n=4)
+    y = torch.as_tensor([int(learn.dls.train.dataset[i][1]) for i in range(96)])
+    means = torch.stack([seen['before'][y == k].mean() for k in range(3)])
+    expected = (seen['before']/means[y])[seen['ids']]
+    assert y[seen['ids']].equal(seen['y'].long()) and expected.std() > .05
+    torch.testing.assert_close(seen['now'], expected.to(seen['now']), rtol=1e-4, atol=1e-5)
+    assert learn.also.classes.tolist() == y.tolist()
+    weight = learn.also.to_frame().weight
+    assert weight.mean() == pytest.approx(1, rel=1e-4) # those of all samples together, for the label quality
+    sd = learn.also.state_dict()
+    other = ALSOCallback(by_class=True)
+    other.load_state_dict(sd)
+    assert other.classes.tolist() == y.tolist()
 
 def test_prior():
     prior = np.where(np.arange(96) % 2, 1., 3.)

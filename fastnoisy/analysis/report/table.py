@@ -263,11 +263,12 @@ def _sum_up(report, learn, p, given, suggested):
     verdict = report.verdict
     known = class_ids(p.targets).numpy() >= 0
     can_tell = n_valid(learn.dls) >= MIN_LABELS and np.isfinite(p.logits.numpy()[known]).all()
-    can_tell = can_tell and verdict is None and not report.undetermined
+    is_measured = verdict is not None and bool(verdict.said())
+    can_tell = can_tell and not is_measured and not report.undetermined
     report.estimate = _estimate(learn, p) if can_tell else None
     report.noise_rate,report.interval = is_issue.mean(),share_interval(is_issue.mean(), len(report))
     if report.estimate is not None: report.noise_rate,report.interval = report.estimate.rate,report.estimate.interval
-    if verdict is not None: report.noise_rate,report.interval = verdict.rate,verdict.interval
+    elif verdict is not None: report.noise_rate,report.interval = verdict.rate,verdict.interval
     if report.undetermined: report.noise_rate,report.interval = math.nan,(0., 1.)
     report.transition = transition_matrix(given, suggested, len(vocab))
     by_class = [is_issue[given == i] for i in range(len(vocab))]
