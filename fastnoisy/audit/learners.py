@@ -93,8 +93,8 @@ def _image_dl(samples, size, bs, device, workers=None):
            TfmdLists(samples.labels[:n].tolist(), Categorize(vocab, sort=False), split_idx=0)]
     fits = 3*size**2*len(samples) <= MEMORY
     if workers is None and (fits or len(samples) < 2000): workers = 0 # to start them costs more than it gains
+    kind = RememberingDL if fits and workers == 0 else TfmdDL
     workers = {} if workers is None else dict(num_workers=workers)
-    kind = RememberingDL if fits and workers.get('num_workers') == 0 else TfmdDL
     tfms = dict(after_item=[Resize(size, method='squish'), ToTensor()], after_batch=[IntToFloatTensor(), *aug])
     return kind(Datasets(tls=tls), bs=bs, shuffle=True, drop_last=False, device=device, **tfms, **workers)
 

@@ -158,9 +158,11 @@ def split_valid(
     seed:int=42, # Of the split
 )->tuple: # Two pairs (images, labels): training, validation
     "Training and validation samples, drawn without replacement"
-    order = torch.randperm(len(labels), generator=as_generator(seed)).numpy()
-    train,valid = np.split(order, [len(order) - round(share*len(order))])
-    return (images[train], labels[train]),(images[valid], labels[valid])
+    return tuple((images[o], labels[o]) for o in _split_rows(len(labels), share, seed))
+
+def _split_rows(n, share, seed=42):
+    order = torch.randperm(n, generator=as_generator(seed)).numpy()
+    return np.split(order, [n - round(share*n)])
 
 def split_digits_dls(valid_share=None, **options):
     "scikit-learn's digits; with `valid_share` such a share of the training and validation samples to validate on"
@@ -181,10 +183,9 @@ def cifar_dls(n_classes=10, n=50_000, valid_share=.15, bs=128, root='data', down
     "CIFAR-10 or CIFAR-100, normalised, 15 % of the first `n` training images to validate on, and all test images"
     x,y,*test = cifar_arrays(n_classes, str(root), download)
     vocab = list(map(str, _CIFAR10 if n_classes == 10 else range(n_classes)))
-    train,valid = split_valid(x[:n], y[:n], valid_share)
-    dls = array_dls(train, valid, tuple(test), vocab=vocab, bs=bs, val_bs=512,
+    rows = _split_rows(len(y[:n]), valid_share)
+    dls = array_dls(*((x[o], y[o]) for o in rows), tuple(test), vocab=vocab, bs=bs, val_bs=512,
                     batch_tfms=Normalize.from_stats(*CIFAR10_STATS))
-    rows = [o for _,o in split_valid(x[:n], np.arange(len(y))[:n], valid_share)]
     dls.human_labels = HumanLabels(Path(root).expanduser(), f'CIFAR-{n_classes}_human.pt', y, rows)
     return dls
 

@@ -103,7 +103,7 @@ def trial_dls(
 ): # `DataLoaders` with `test`
     "The same with the noise and the validation set of a trial"
     dls = add_noise(dls, trial.noise_model, trial.seed, valid=trial.variant != 'clean-valid')
-    move = dict([('moved-train', moved_training), ('moved-valid', moved_validation)]).get(trial.variant)
+    move = {'moved-train': moved_training, 'moved-valid': moved_validation}.get(trial.variant)
     return move(dls) if move else dls
 
 def trial_options(

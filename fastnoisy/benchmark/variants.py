@@ -112,22 +112,22 @@ def moved_training(
     dls, # `DataLoaders` of images; not changed
 ): # `DataLoaders`
     "The same data, the training images flipped and shifted anew every time: the usual augmentation of CIFAR"
-    res = copy(dls)
-    train = dls.train.new()
-    train.after_batch = Pipeline([*dls.train.after_batch.fs, Flip(), Shift(p=1.)], split_idx=0)
-    res.loaders = [train, *dls.loaders[1:]]
+    return _with_moves(dls, 0, [Flip(), Shift(p=1.)])
+
+def _with_moves(dls, i, moves):
+    "The same data, the batches of one loader moved at their end"
+    res,dl = copy(dls),dls.loaders[i].new()
+    dl.after_batch = Pipeline([*dls.loaders[i].after_batch.fs, *moves], split_idx=i)
+    res.loaders = [*dls.loaders[:i], dl, *dls.loaders[i+1:]]
     return res
 
 def moved_validation(
     dls, # `DataLoaders` of images; not changed
 ): # `DataLoaders`
     "The same data, the validation images flipped, rotated by up to 15 degrees, and of another brightness and contrast"
-    res,valid = copy(dls),dls.valid.new()
     moves = [Flip(), Rotate(15., p=1.), Brightness(.2, p=1.), Contrast(.2, p=1.)]
     for o in moves: o.split_idx = None # in validation too
-    valid.after_batch = Pipeline([*dls.valid.after_batch.fs, *moves], split_idx=1)
-    res.loaders = [dls.train, valid, *dls.loaders[2:]]
-    return res
+    return _with_moves(dls, 1, moves)
 
 def last_two(
     model, # Network

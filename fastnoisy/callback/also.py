@@ -328,18 +328,18 @@ def _prior(self:ALSOCallback, n):
 
 @patch
 def _take_class_means(self:ALSOCallback):
-    known = self.classes >= 0
-    n = int(self.classes.max()) + 1
+    n = int(self.classes.max()) + 1 # 0 before any class is known
     weights = torch.as_tensor(self._weights(), device=self.classes.device)
-    self.class_means = class_means(weights, self.classes, n) if known.any() else None
+    self.class_means = class_means(weights, self.classes, n) if n else None
 
 @patch
 def _class_wise(self:ALSOCallback, weights):
     "Notes the classes of the batch. In the first epoch they are not known, and all weights near 1"
-    ids,y = self.gather_batch(class_ids(self.yb[0]))
+    own = class_ids(self.yb[0])
+    ids,y = self.gather_batch(own)
     self.classes[ids.to(self.classes.device)] = y.to(self.classes)
     if self.class_means is None: return weights
-    own = class_ids(self.yb[0]).to(self.classes)
+    own = own.to(self.classes)
     own = torch.where(own < len(self.class_means), own, -1)
     return class_wise(weights, own.to(weights.device), self.class_means.to(weights.device))
 
