@@ -151,12 +151,12 @@ def write_cifar(folder, python, n=4):
     (folder/('batches.meta' if python else 'batches.meta.txt')).write_bytes(b'')
     return parts
 
-def write_human_labels(folder, parts, changed=.3):
-    "CIFAR-10N's file in its real format, for the rows of `write_cifar`: the given labels by column"
+def write_human_labels(folder, parts):
+    "CIFAR-10N's file in its real format, for the rows of `write_cifar`: given labels by column, one in three wrong"
     right = np.concatenate([y for name,(y,_) in parts.items() if name != 'test_batch'])
     columns = dict(clean_label=right)
-    for name in ('aggre_label', 'random_label1', 'worse_label'):
-        wrong = RNG.random(len(right)) < changed
+    for i,name in enumerate(('aggre_label', 'random_label1', 'worse_label')):
+        wrong = np.arange(len(right)) % 3 == i
         columns[name] = np.where(wrong, (right + 1) % 10, right)
     torch.save(columns, folder/'CIFAR-10_human.pt')
     return columns
