@@ -355,7 +355,7 @@ def _add_experiment(add):
         help='plain, clean-valid (right validation labels), moved-valid, valid:.05, last-two (default: plain)')
 
 def _add_training(add):
-    add('--arch', help='small_cnn, small_cnn:2 (stride), resnet18-32, resnet34-32, stacked-lstm or the name of a timm '
+    add('--arch', help='small_cnn, small_cnn:2 (stride), resnet18-32, resnet34-32, stacked-lstm, series-cnn or a timm '
         'model, resnet18:pretrained (default: that of the dataset)')
     add('--epochs', type=_positive, help='default: 30')
     add('--lr', type=float, help='highest learning rate (default: 0.003)')

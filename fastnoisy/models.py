@@ -57,12 +57,13 @@ class StackedLSTM(nn.Module):
 
 def small_series_cnn(
     n_out:int, # number of classes
-) -> nn.Sequential: # series (B,1,L) -> logits (B,n_out)
+    n_in:int=1, # variables of a series
+) -> nn.Sequential: # series (B,n_in,L) -> logits (B,n_out)
     "A fully convolutional network with random weights"
     def block(n_from, n_to, size):
         conv = nn.Conv1d(n_from, n_to, size, padding=size//2, bias=False)
         return conv, nn.BatchNorm1d(n_to), nn.ReLU(inplace=True)
-    blocks = *block(1, 64, 7), *block(64, 128, 5), *block(128, 64, 3)
+    blocks = *block(n_in, 64, 7), *block(64, 128, 5), *block(128, 64, 3)
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(64, n_out))
 
 # %% ../nbs/models.ipynb #0f2aa2dd
@@ -150,13 +151,16 @@ def series_arch(
 # %% ../nbs/models.ipynb #750eb60e
 def _small_cnn(dls, stride=1): return small_cnn(dls.n_channels, dls.c, stride)
 
-def _stacked_lstm(dls):
-    if hasattr(dls, 'vars'): return StackedLSTM(dls.vars, dls.c)
-    raise ValueError('arch=stacked-lstm is for series, and these data are none: give a network for images.')
+def _for_series(name, make, dls):
+    if hasattr(dls, 'vars'): return make(dls)
+    raise ValueError(f'arch={name} is for series, and these data are none: give a network for images.')
+
+_SERIES = {'stacked-lstm': lambda dls: StackedLSTM(dls.vars, dls.c),
+           'series-cnn': lambda dls: small_series_cnn(dls.c, dls.vars)}
 
 ARCHS = {'small_cnn': _small_cnn, 'small_cnn:2': partial(_small_cnn, stride=2), 'resnet18-32': resnet18_32,
          'resnet34-32': partial(resnet18_32, depth=34),
-         'stacked-lstm': _stacked_lstm} # name -> function of `DataLoaders` that returns a network
+         **{k: partial(_for_series, k, o) for k,o in _SERIES.items()}} # name -> function of `DataLoaders` that returns a network
 
 def _timm_model(arch, pretrained, dls):
     "A timm model for the channels and classes of `dls`; `OSError` where its weights cannot be loaded"

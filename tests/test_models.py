@@ -34,6 +34,7 @@ def test_stacked_lstm_is_single_layers_on_top_of_one_another():
 
 def test_small_series_cnn():
     "Three convolutions without bias, two numbers per channel for each batch norm, one linear layer; of any length, and blind to where a pattern stands"
+    assert small_series_cnn(5, n_in=3)(torch.zeros(2, 3, 40)).shape == (2, 5)
     model = small_series_cnn(5).eval()
     expected = 64*7 + 64*128*5 + 128*64*3 + 2*(64+128+64) + 64*5 + 5
     assert sum(o.numel() for o in model.parameters()) == expected
@@ -47,8 +48,9 @@ def test_archs_take_channels_and_classes_from_the_loaders():
     dls = SimpleNamespace(c=4, n_channels=1)
     for name in ('small_cnn', 'small_cnn:2', 'resnet18-32', 'resnet10t'):
         assert model_maker(name)(dls)(torch.zeros(2, 1, 32, 32)).shape == (2, 4)
-    assert ARCHS['stacked-lstm'](SimpleNamespace(c=4, vars=2))(torch.zeros(2, 2, 9)).shape == (2, 4)
-    with pytest.raises(ValueError, match='stacked-lstm is for series'): model_maker('stacked-lstm')(dls)
+    for name in ('stacked-lstm', 'series-cnn'):
+        assert ARCHS[name](SimpleNamespace(c=4, vars=2))(torch.zeros(2, 2, 9)).shape == (2, 4)
+        with pytest.raises(ValueError, match=f'{name} is for series'): model_maker(name)(dls)
     def mine(dls): return nn.Linear(1, dls.c)
     assert model_maker(mine) is mine
 

@@ -59,8 +59,8 @@ _PEERS = dict(methods=['ce', *_CALLBACKS, *_LOSSES, *_FOR_IMAGES], seeds=3, epoc
 PRESETS |= {
     'peers': dict(_PEERS, data='digits', noise=['symmetric:0,.4', 'pair:.3']),
     'peers-fashion': dict(_PEERS, data='fashion5k', noise=['symmetric:0,.2,.5', 'pair:.3', 'instance:.3'], epochs=12),
-    'peers-series': dict(_PEERS, data='ecg5000', noise=['symmetric:0,.3', 'pair:.3'], epochs=60, bs=64,
-                         methods=['ce', *_CALLBACKS, *_LOSSES]),
+    'peers-series': dict(_PEERS, data='ecg5000', noise=['symmetric:0,.3', 'pair:.3'], epochs=40, bs=64,
+                         methods=['ce', *_CALLBACKS, *_LOSSES], arch='series-cnn'),
     'peers-medical': dict(_PEERS, data='breastmnist', noise=['symmetric:0,.2'], arch='small_cnn:2', bs=64),
     'peers-human': dict(_PEERS, data='cifar5k', noise=['human:aggre_label', 'human:random_label1'], seeds=2, epochs=20,
                         variants=['moved-train']),
