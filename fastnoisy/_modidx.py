@@ -1413,6 +1413,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'fastnoisy/benchmark/recommend.py'),
                                                'fastnoisy.benchmark.recommend.lacks': ( 'benchmark/recommend.html#lacks',
                                                                                         'fastnoisy/benchmark/recommend.py'),
+                                               'fastnoisy.benchmark.recommend.n_kept': ( 'benchmark/recommend.html#n_kept',
+                                                                                         'fastnoisy/benchmark/recommend.py'),
                                                'fastnoisy.benchmark.recommend.parse_budget': ( 'benchmark/recommend.html#parse_budget',
                                                                                                'fastnoisy/benchmark/recommend.py'),
                                                'fastnoisy.benchmark.recommend.race_cost': ( 'benchmark/recommend.html#race_cost',
