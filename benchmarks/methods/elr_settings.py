@@ -2,6 +2,7 @@
 
 python benchmarks/methods/elr_settings.py [--methods ce elr elr:lam=7] [--noise symmetric:.4 rare] [--epochs 5 12]
 [--seeds 1] [--jobs 1] [--out FILE.csv] [--resume]
+python benchmarks/methods/elr_settings.py --labels     SELC, SAT and SOP in fits of 12 and 30: label_settings.csv
 
 A small CNN, Adam, one-cycle schedule with 3e-3. `last`, `best`: accuracy on the clean test set at the last epoch and
 at the best by noisy validation. `ap`: average precision of the wrong labels by label quality. `suggested`: share of
@@ -22,6 +23,9 @@ from fastnoisy.benchmark.trial import clean_dls
 from fastnoisy.benchmark.variants import add_noise
 
 METHODS = ['ce', 'elr', 'elr:corrected', 'elr:lam=7', 'elr:momentum=.9:corrected', 'also']
+LABELS = ['ce', 'selc', 'selc:paced=False', 'selc:warmup=.1', 'selc:warmup=.3', 'selc:warmup=.1:balanced=False',
+          'sat:warmup=.1', 'sop', 'sop:balanced=False', 'sop:ratio=0:balanced=False', 'sop:ratio=1',
+          'sop:ratio=1:balanced=False', 'sop:share=.5:balanced=False']
 RARE = 3,8
 
 def rare_dls(seed):
@@ -57,12 +61,14 @@ def experiment(args, epochs, noise, seed, method):
 
 def main():
     p = arguments(__doc__, seeds=1, jobs=1)
-    p.add_argument('--methods', nargs='+', default=METHODS)
+    p.add_argument('--methods', nargs='+')
+    p.add_argument('--labels', action='store_true', help='methods that replace labels')
     p.add_argument('--noise', nargs='+', default=['symmetric:.4', 'pair:.3', 'none', 'rare'])
-    p.add_argument('--epochs', nargs='+', type=int, default=[5, 12, 30])
+    p.add_argument('--epochs', nargs='+', type=int)
     args = p.parse_args()
-    rows = Rows(args.out or RESULTS/'elr_settings.csv', args.resume)
-    todo = tasks(epochs=args.epochs, noise=args.noise, seed=range(args.seeds), method=args.methods)
+    name,methods,epochs = ('label', LABELS, [12, 30]) if args.labels else ('elr', METHODS, [5, 12, 30])
+    rows = Rows(args.out or RESULTS/f'{name}_settings.csv', args.resume)
+    todo = tasks(epochs=args.epochs or epochs, noise=args.noise, seed=range(args.seeds), method=args.methods or methods)
     measure(experiment, args, todo, rows)
     means(rows, ['epochs', 'noise', 'method'], ['last', 'best', 'ap', 'suggested'])
 

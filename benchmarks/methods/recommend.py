@@ -38,11 +38,6 @@ LR = dict(docstrings=1e-2)
 
 def mlp(n_in, n_out): return nn.Sequential(nn.Linear(n_in, 128), nn.ReLU(), nn.Dropout(.1), nn.Linear(128, n_out))
 
-def series_cnn(n_out, channels):
-    net = small_series_cnn(n_out)
-    if channels > 1: net[0] = nn.Conv1d(channels, 64, 7, padding=3, bias=False)
-    return net
-
 def data(name, noise, seed, root=None, river=None, aeon=None):
     "`DataLoaders`, of which the third tests, a function that makes a model, and the share of wrong labels"
     x,y,kind = load(name, root, river, aeon)
@@ -59,7 +54,7 @@ def data(name, noise, seed, root=None, river=None, aeon=None):
 def maker(kind, x, k):
     if kind == 'text': return partial(MeanOfWords, int(x.max()) + 1, k, pad=0)
     if kind == 'table': return partial(mlp, x.shape[-1], k)
-    if kind == 'series': return partial(series_cnn, k, x.shape[1])
+    if kind == 'series': return partial(small_series_cnn, k, x.shape[1])
     return partial(small_cnn, x.shape[1], k, 1 if x.shape[2] < 16 else 2)
 
 class Record(Callback):
