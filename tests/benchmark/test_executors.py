@@ -264,8 +264,9 @@ def test_ray_lost_node(ray_nodes, tmp_path):
     same_race(tmp_path/'race', executor=RayExecutor()) # on the node that is left
 
 @pytest.mark.slow
-def test_submitit(tmp_path):
+def test_submitit(tmp_path, monkeypatch):
     submitit = pytest.importorskip('submitit')
+    monkeypatch.setenv('PYTHONPATH', PYTHONPATH) # its processes find this file's helpers
     executor = submitit.AutoExecutor(tmp_path/'logs', cluster='local')
     executor.update_parameters(timeout_min=5)
     same_grid(executor, tmp_path)
