@@ -8,7 +8,7 @@ of what all recipes say together, `epochs` the weights of an epoch and its neigh
 `epoch by all` the best one by what all recipes say together, `sure` and `veto` are standard errors of noisy accuracy
 beyond which it alone decides for another recipe and for plain training, `first` is the share of the epochs after which
 the race is judged first, `kept` how many others go on to the second and third stage, `told` the standard errors by
-which one of them has to be ahead; `before` is noisy accuracy with weights 1 1 1, a half and one kept, told from 1.
+which one of them has to be ahead; `before` is noisy accuracy with weights 1 1 1.
 """
 import sys
 from contextlib import ExitStack
@@ -25,8 +25,8 @@ place = sys.modules['fastnoisy.benchmark.recommend']
 def one_epoch(values, i, window=3): return np.asarray(values[i], dtype=float)
 def alike(values, i, window=3): return np.mean(values[max(0, i - 1):i + 2], 0)
 
-def half_then_one(n, left): return max(1, n//2) if left > 1 else 1
 def three(n, left): return max(3, n//2) if left else 1
+def three_then_two(n, left): return {0: 1, 1: 2}.get(left, max(3, n//2))
 
 def sharp(s): return {'label_posterior': lambda *args: label_posterior(*args, sharpness=s)}
 
@@ -49,10 +49,10 @@ RULES = {'as it is': {}, 'judge noisy': dict(race=NoisyRace), 'sharpness 1': sha
          'sharpness 3': sharp(3), 'epochs 1': dict(centred_mean=one_epoch), 'last epoch': dict(kind=Last),
          'epochs 1 1 1': dict(centred_mean=alike), 'epoch by all': dict(kind=ByPosterior),
          'sure never': dict(SURE=np.inf), 'veto never': dict(VETO=np.inf),
-         'first 1/4': stages(.25, .5, 1), 'told 1': dict(TOLD=1.), 'told 2': dict(TOLD=2.),
-         'kept half, one': dict(n_kept=half_then_one), 'kept three': dict(n_kept=three),
-         'kept half, one, told 1': dict(n_kept=half_then_one, TOLD=1.),
-         'before': dict(centred_mean=alike, race=NoisyRace, n_kept=half_then_one, TOLD=1.)}
+         'first 1/4': stages(.25, .5, 1), 'told 1.5': dict(TOLD=1.5), 'told 2': dict(TOLD=2.),
+         'kept three': dict(n_kept=three), 'kept three, two': dict(n_kept=three_then_two),
+         'kept three, two, told 1.5': dict(n_kept=three_then_two, TOLD=1.5),
+         'before': dict(centred_mean=alike, race=NoisyRace)}
 
 def cell(args, file):
     "A row for each rule"

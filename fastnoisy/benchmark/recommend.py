@@ -269,7 +269,7 @@ def _look(dls, make_model, epochs):
 HOPELESS = 3. # standard errors behind the best of the race
 SURE = 2. # standard errors by which another recipe is ahead in noisy accuracy, beyond which it wins by that alone
 VETO = 1. # those by which it is behind, beyond which plain training wins by that alone
-TOLD = 1.5 # those by which it has to be ahead in expected accuracy
+TOLD = 1. # those by which it has to be ahead in expected accuracy
 MAX_SEEDS = 5 # of the last two
 
 def stages_of(
@@ -293,8 +293,8 @@ def n_kept(
     n:int, # Recipes beside plain training
     left:int, # Stages that are still to come, >= 0
 )->int:
-    "How many of them go on: the better half, three at least; two to the last stage, and one to further seeds"
-    return {0: 1, 1: 2}.get(left, max(3, n//2))
+    "How many of them go on: the better half, and one to the last stage and to further seeds"
+    return max(1, n//2) if left > 1 else 1
 
 def race_cost(
     costs, # Of the recipes, plain first, in plain trainings
