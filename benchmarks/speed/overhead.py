@@ -85,8 +85,8 @@ def one_method(args, method):
     rounds = [(*fit(args, 'ce'), *fit(args, method)) for _ in range(args.rounds)]
     overheads = sorted(seconds/network/(plain/alone) for plain,alone,seconds,network in rounds)
     passes = median(network/alone for _,alone,_,network in rounds)
-    return dict(method=method, passes=passes, overhead=median(overheads), smallest=overheads[0], largest=overheads[-1],
-                beside=median(seconds - network for *_,seconds,network in rounds),
+    return dict(method=method, arch=args.arch, passes=passes, overhead=median(overheads), smallest=overheads[0],
+                largest=overheads[-1], beside=median(seconds - network for *_,seconds,network in rounds),
                 network=median(o for *_,o in rounds), **{o: getattr(args, o) for o in NUMBERS}, **VERSIONS)
 
 NUMBERS = dict(size=48, bs=32, steps=4, epochs=5, rounds=3)
