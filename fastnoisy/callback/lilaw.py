@@ -82,8 +82,8 @@ def lilaw_gradient(
     return _ClosedForm(device=s_y.device).gradient(s_y, s_max, losses, _stacked(s_y, alpha, beta, delta))
 
 class _ClosedForm:
-    """The weights and their derivatives without a graph, in few operations: on a GPU each is a kernel to be started. With
-    u = max s - p*s_y for p = alpha, beta, delta, the weights are sigmoid(-u), sigmoid(u) and exp(-u*u/2)"""
+    """The weights and their derivatives without a graph, in few operations: on a GPU each is a kernel to be started.
+    With u = max s - p*s_y for p = alpha, beta, delta, the weights are sigmoid(-u), sigmoid(u) and exp(-u*u/2)"""
     def __init__(self, used=(True, True, True), device=None):
         self.used = None if all(used) else torch.tensor(used, device=device)[:,None]
         self.halves = torch.tensor([[-1.], [1.], [-.5]], device=device) # of u, in what is above

@@ -111,6 +111,7 @@ def start_epoch(
     "The epoch to begin with, > 0 where a fit is gone on with: fastai says it by a callback"
     return max([cb._skip_to for cb in learn.cbs if isinstance(cb, SkipToEpoch)], default=0)
 
+# %% ../../nbs/core/learner.ipynb #c29743bc
 _training = {} # thread -> how many fits it is within
 
 @contextmanager
@@ -121,14 +122,15 @@ def _one_thread_trains():
     try:
         others = [o.name for o in list(_training) if o is not thread and o.is_alive()]
         if others: raise RuntimeError(
-            f'A fit with methods of fastnoisy is running in another thread of this process ({others[0]}). Two at a time '
-            'would draw from one random stream and change its state for each other: let one wait for the other, or '
-            'train in several processes.')
+            f'A fit with methods of fastnoisy is running in another thread of this process ({others[0]}). Two at a '
+            'time would draw from one random stream and change its state for each other: let one wait for the other, '
+            'or train in several processes.')
         yield
     finally:
         _training[thread] -= 1
         if not _training[thread]: del _training[thread]
 
+# %% ../../nbs/core/learner.ipynb #c029177f
 @contextmanager
 def _fit_with_methods(learn):
     "Brings the core along, and undoes everything however the fit ends"

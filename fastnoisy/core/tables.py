@@ -107,7 +107,7 @@ def _take(self:SampleTable, ids, values):
     self.visits[ids] = visits + (1 if known is None else known)
 
 def _finite_rows(values):
-    "Which rows have finite values only, (B,); None for integers. Few operations: on a GPU each is a kernel to be started"
+    "Which rows have finite values only, (B,); None for integers. Few operations: on a GPU each is a kernel"
     if not values.is_floating_point(): return None
     largest = values.abs() if values.dim() == 1 else torch.linalg.vector_norm(values.flatten(1), math.inf, dim=1)
     return largest < math.inf # NaN is not less

@@ -115,9 +115,10 @@ def test_gradient_of_the_logits(kind):
     "Through the probabilities of the label and of the favourite class, whatever labels are in force"
     z,(y,other) = torch.randn(32, 5, requires_grad=True),torch.randint(5, (2, 32))
     soft,lam = torch.rand(32, 5).softmax(1),torch.rand(32)
-    labels = Labels((y,), **dict(hard={}, mixed=dict(mixer=SimpleNamespace(yb1=(other,), lam=lam)), soft=dict(soft=soft))[kind])
-    probs = z.softmax(1)
-    q = dict(hard=F.one_hot(y, 5), soft=soft, mixed=torch.lerp(F.one_hot(other, 5).float(), F.one_hot(y, 5).float(), lam[:,None]))[kind]
+    mixer = SimpleNamespace(yb1=(other,), lam=lam)
+    labels = Labels((y,), **dict(hard={}, mixed=dict(mixer=mixer), soft=dict(soft=soft))[kind])
+    own,of_partner = (F.one_hot(o, 5).float() for o in (y, other))
+    probs,q = z.softmax(1),dict(hard=own, soft=soft, mixed=torch.lerp(of_partner, own, lam[:,None]))[kind]
     expected = terms_at((q*probs).sum(1), probs.amax(1), 10., 2., 6.).sum(1)
     got = LiLAWCallback()._weights(z, labels)
     torch.testing.assert_close(got, expected)
