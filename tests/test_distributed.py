@@ -54,6 +54,19 @@ def compare(parts, method, world):
 def test_two_processes_are_one(two, method): compare(two, method, 2)
 
 @pytest.mark.slow
+def test_what_is_not_compared_with_one_process_agrees(tmp_path):
+    """FINE leaves out so much that the batches are others than in one process, DISC draws other views in each: the
+    processes agree in every bit all the same, and both have acted"""
+    res = launched(2, tmp_path, 'fine', 'disc')
+    assert res.returncode == 0, res.stderr[-4000:]
+    a,b = (torch.load(tmp_path/f'{i}.pth') for i in range(2))
+    for method in ('fine', 'disc'):
+        (kept,said),(other_kept,other_said) = a[method],b[method]
+        assert len(kept) == several.EPOCHS and all(map(equal, kept, other_kept)) and all(map(equal, said, other_said))
+    assert a['fine'][1][-1]['fine'][:,2].sum() > 0 # is_label_issue
+    assert len(a['disc'][1][-1]['disc'][:,-1].unique()) > 1
+
+@pytest.mark.slow
 def test_the_methods_have_acted(two):
     "or the comparison says nothing: the mixtures are clear, and were used"
     def said(method, name): return two[0][method][1][-1][name]

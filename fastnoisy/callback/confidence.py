@@ -36,8 +36,8 @@ def moving_average(
 )->Tensor: # 0-d
     """The average robust loss after one more batch, line 8 of Algorithm 1; a batch whose losses are not all finite
     says nothing"""
-    new = keep*mu + (1-keep)*losses.mean()
-    return torch.where(new.isfinite(), new, mu)
+    new = torch.lerp(losses.mean(), mu, keep)
+    return torch.where(new.abs() < math.inf, new, mu) # NaN is not less
 
 def label_confidence(
     losses:Tensor, # Robust loss of each sample, (B,)
@@ -46,7 +46,7 @@ def label_confidence(
     slope:float=.5, # > 0; large: nearly 0 or 1
 )->Tensor: # (B,), in (0, 1)
     "How far each label is trusted, eq. (6)"
-    return torch.sigmoid(slope*(-losses + mu + m)) # Eq. (6)
+    return torch.sigmoid(slope*(mu + m - losses)) # Eq. (6)
 
 # %% ../../nbs/callback/confidence.ipynb #8f10fce2
 def confidence_weights(
@@ -192,7 +192,8 @@ def batch_weights(self:TwoModelConfidenceCallback):
     losses = self._robust_losses.detach().float()
     ids,all_losses = self.gather_batch(losses)
     self.mu = moving_average(self.mu, all_losses)
-    confidence,batch = (label_confidence(o, self.mu, self.m, self.slope) for o in (losses, all_losses))
+    batch = label_confidence(all_losses, self.mu, self.m, self.slope)
+    confidence = batch if ids is self.sample_ids else label_confidence(losses, self.mu, self.m, self.slope)
     self._note(ids, batch)
     return confidence_weights(confidence, self.alpha, batch)
 

@@ -50,10 +50,11 @@ def divided_classes(
     given:np.ndarray, # Given class ids, (N,); -1 = unknown
     by='gaussian', # As in `split_clean`
     min_per_class:int=0, # So many of each class, those with the lowest values, are kept
+    groups:list=None, # Rows of the classes whose values form two groups; default those of which `has_two_modes` says so
 )->np.ndarray: # (N,), probability of a right label; NaN where the value is
     "A mixture for each class whose values form two groups; the samples of the others are right"
     res = np.where(np.isnan(values), np.nan, 1.)
-    for rows in _groups(values, given, by):
+    for rows in _groups(values, given, by) if groups is None else groups:
         res[rows] = split_clean(values[rows], by, given[rows], min_per_class=min_per_class)
     return res
 
@@ -76,8 +77,13 @@ class FINECallback(DivisionCallback):
         self.alignment = class_alignment(said[0].features, given).float()
         return [1 - self.alignment.double()]
 
-    def forms_groups(self, values, given): return len(_groups(values.numpy(), given.numpy(), self.by)) > 0
-    def split(self, values, given): return divided_classes(values.numpy(), given.numpy(), self.by, self.min_per_class)
+    def forms_groups(self, values, given):
+        self._rows = _groups(values.numpy(), given.numpy(), self.by) # for `split`, which comes next
+        return len(self._rows) > 0
+
+    def split(self, values, given):
+        return divided_classes(values.numpy(), given.numpy(), self.by, self.min_per_class, self._rows)
+
     def keep_samples(self): return (self.p_clean[0].nan_to_num(1.) >= .5).numpy() if self.acts else None
 
 @patch

@@ -14,6 +14,7 @@ from numbers import Real
 import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from fastcore.basics import patch
 from fastai.torch_core import to_float
 from ..analysis.training_dynamics import Score, register_score
@@ -48,8 +49,10 @@ def terms_at(
     alpha, beta, delta, # Numbers or 0-d tensors
 )->Tensor: # (B, 3): columns alpha, beta, delta
     "The three weights, eqs. (2) to (4)"
-    params = torch.stack([torch.as_tensor(o, dtype=s_y.dtype, device=s_y.device) for o in (alpha, beta, delta)])
-    return torch.stack(_terms(_arguments(s_y, s_max, params)), 1)
+    return torch.stack(_terms(_arguments(s_y, s_max, _stacked(s_y, alpha, beta, delta))), 1)
+
+def _stacked(like, *params):
+    return torch.stack([torch.as_tensor(o, dtype=like.dtype, device=like.device) for o in params])
 
 def _arguments(s_y, s_max, params): return params.to(s_y.dtype)[:,None]*s_y - s_max # (3, B)
 
@@ -76,26 +79,65 @@ def lilaw_gradient(
     alpha, beta, delta, # Numbers or 0-d tensors
 )->Tensor: # (3,): derivatives with respect to alpha, beta, delta
     "Gradient of the mean of the weighted losses, A.2"
-    params = torch.stack([torch.as_tensor(o, dtype=s_y.dtype, device=s_y.device) for o in (alpha, beta, delta)])
-    return _gradient(s_y, s_max, losses, params)
+    return _ClosedForm(device=s_y.device).gradient(s_y, s_max, losses, _stacked(s_y, alpha, beta, delta))
 
-def _gradient(s_y, s_max, losses, params):
-    "Few operations: on a GPU each is a kernel to be started"
-    z = _arguments(s_y, s_max, params)
-    sigma,delta = torch.sigmoid(z[:2]),z[2:]
-    slopes = torch.addcmul(sigma, sigma, sigma, value=-1), delta*torch.exp(delta.square()*-.5)
-    grad = (torch.cat(slopes)*(s_y*losses)).mean(1)
-    grad[1:].neg_() # the weights of beta and delta fall with their argument
-    return grad
+class _ClosedForm:
+    """The weights and their derivatives without a graph, in few operations: on a GPU each is a kernel to be started.
+    With u = max s - p*s_y for p = alpha, beta, delta, the weights are sigmoid(-u), sigmoid(u) and exp(-u*u/2)"""
+    def __init__(self, used=(True, True, True), device=None):
+        self.used = None if all(used) else torch.tensor(used, device=device)[:,None]
+        self.halves = torch.tensor([[-1.], [1.], [-.5]], device=device) # of u, in what is above
+        self.signs = torch.tensor([1., -1., 1.], device=device) # of the derivatives by p, for s_y > 0
+        by_s = self.signs*torch.tensor(used, device=device)
+        self.slope = torch.stack([by_s, torch.zeros_like(by_s)])
+        self.offset = torch.stack([torch.zeros_like(by_s), -by_s])
+
+    def __call__(self, s_y, s_max, params):
+        "The three weights, eqs. (2) to (4), and the size of their derivatives by u; (3, B) each"
+        u = torch.addcmul(s_max, params.to(s_y.dtype)[:,None], s_y, value=-1)
+        z = u*self.halves
+        weights,slopes = torch.sigmoid(z),torch.empty_like(u)
+        torch.exp(u[2]*z[2], out=weights[2])
+        torch.addcmul(weights[:2], weights[:2], weights[:2], value=-1, out=slopes[:2])
+        torch.mul(u[2], weights[2], out=slopes[2])
+        return weights,slopes
+
+    def total(self, weights):
+        "Eq. (5): (3, B) to (B,)"
+        return (weights if self.used is None else weights*self.used).sum(0)
+
+    def by_difficulty(self, slopes, params):
+        "Derivatives of eq. (5) by s_y and max s, (2, B)"
+        each = torch.addcmul(self.offset, params, self.slope) # (2, 3): of the three, without their slopes
+        return (each[:,:,None]*slopes).sum(1)
+
+    def gradient(self, s_y, s_max, losses, params):
+        "A.2, (3,)"
+        _,slopes = self(s_y, s_max, params)
+        return (slopes*(s_y*losses)).mean(1)*self.signs
+
+class _Weights(torch.autograd.Function):
+    "Eq. (5) of s_y and max s, (2, B) to (B,); the gradient flows to them, not to the three numbers"
+    @staticmethod
+    def forward(ctx, s, params, form):
+        weights,slopes = form(*s, params)
+        ctx.form = form
+        ctx.save_for_backward(slopes, params)
+        return form.total(weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad): return ctx.form.by_difficulty(*ctx.saved_tensors)*grad, None, None
 
 # %% ../../nbs/callback/lilaw.ipynb #8d053d09
 def in_order(
     params:Tensor, # alpha, beta, delta, (3,)
 )->Tensor: # (3,)
     "The three numbers with alpha >= 1 and alpha >= delta >= beta: each is clipped to what those before it leave"
-    alpha = params[0].clamp(min=1.)
-    beta,delta = torch.minimum(params[1:], alpha)
-    return torch.stack([alpha, beta, torch.maximum(delta, beta)])
+    kept = torch.empty_like(params)
+    torch.clamp(params[:1], min=1., out=kept[:1])
+    torch.clamp(params[1:], params[1], kept[0], out=kept[1:]) # of the two bounds the upper one counts
+    return kept
 
 # %% ../../nbs/callback/lilaw.ipynb #542d6a82
 def _three(name, v):
@@ -118,11 +160,11 @@ class LiLAWState:
         self.rate = _three('lr', lr)*torch.tensor(self.used)
         self.kept = 1 - self.rate*_three('wd', wd) # of the numbers, by the decay of a step
         self.finite,self.n = torch.tensor(True),0
-        self.buffer = torch.zeros(1024, 3)
+        self.buffer,self.form = torch.zeros(1024, 3),_ClosedForm(self.used)
 
     def begin(self, device):
         "Move to `device` and forget that something was not finite"
-        self.finite = torch.tensor(True)
+        self.finite,self.form = torch.tensor(True),_ClosedForm(self.used, device)
         for o in ('params', 'rate', 'kept', 'finite', 'buffer'): setattr(self, o, getattr(self, o).to(device))
 
     def weights(self, s_y, s_max, params=None):
@@ -130,9 +172,15 @@ class LiLAWState:
         terms = _terms(_arguments(s_y, s_max, self.params if params is None else params))
         return reduce(torch.add, compress(terms, self.used))
 
+    def weights_at(self,
+        s, # s_y and max s of the samples, (2, B)
+    ):
+        "`weights` at the present values, with its derivatives by `s` in closed form"
+        return _Weights.apply(s, self.params, self.form)
+
     def step(self, s_y, s_max, losses):
         "One step along the gradient of a validation batch"
-        self.descend(_gradient(s_y, s_max, losses, self.params))
+        self.descend(self.form.gradient(s_y, s_max, losses, self.params))
 
     def descend(self, grad):
         """One step of gradient descent with weight decay, lines 17 to 19 of Algorithm 1. Values that are not finite
@@ -141,12 +189,8 @@ class LiLAWState:
         new = in_order(torch.addcmul(self.kept*self.params, self.rate, grad, value=-1))
         finite = torch.linalg.vector_norm(new, math.inf) < math.inf # all three at once; NaN is not less
         self.finite = self.finite & finite
-        self.params = torch.where(finite, new, self.params)
-        self._note()
-
-    def _note(self):
         if self.n == len(self.buffer): self.buffer = torch.cat([self.buffer, torch.zeros_like(self.buffer)])
-        self.buffer[self.n] = self.params
+        self.params = torch.where(finite, new, self.params, out=self.buffer[self.n])
         self.n += 1
 
     @property
@@ -154,7 +198,7 @@ class LiLAWState:
         "The three numbers after each step, (steps, 3)"
         return self.buffer[:self.n].cpu().numpy()
 
-    def state_dict(self): return dict(params=self.params.cpu(), path=self.buffer[:self.n].cpu().clone())
+    def state_dict(self): return dict(params=self.params.cpu().clone(), path=self.buffer[:self.n].cpu().clone())
     def load_state_dict(self, sd):
         device = self.params.device
         self.params,self.buffer,self.n = sd['params'].to(device),sd['path'].to(device),len(sd['path'])
@@ -268,8 +312,10 @@ class LiLAWCallback(MethodCallback):
 @patch
 def _weights(self:LiLAWCallback, pred, labels, params=None):
     probs = class_logits(pred).softmax(1)
-    s_y = labels.average(lambda y,*_: _of_label(probs, class_ids(y)))
-    weights = self.state.weights(s_y, probs.amax(1), params)
+    favourite = probs.argmax(1) # of several the first
+    def both(y, *_): return probs.gather(1, torch.stack([class_ids(y), favourite], 1)).t()
+    s = labels.average(both) # s_y and max s, (2, B)
+    weights = self.state.weights_at(s) if params is None else self.state.weights(*s, params)
     return weights/weights.mean() if self.normalise else weights
 
 @patch(as_prop=True)

@@ -108,8 +108,9 @@ class SELCCallback(OpinionCallback):
     def batch_labels(self):
         "The labels before this visit"
         self.y_given = class_ids(self.yb[0])
+        self._known = self.y_given.clamp(min=0) # to look things up; the loss ignores the others
         if not (self._acts and self.average is not None): return None
-        return self._moved(self.sample_ids, self.y_given.clamp(min=0)).to(self.yb[0].device)
+        return self._moved(self.sample_ids, self._known).to(self.yb[0].device)
 
 # %% ../../nbs/callback/self_adaptive.ipynb #a8e23ce4
 @patch
@@ -142,7 +143,8 @@ def _remember(self:SELCCallback, probs):
         probs = torch.where(share >= .5, probs, torch.nan)
     ids,probs,y = self.gather_batch(probs, self.y_given)
     self.given.update(ids, y)
-    self.agrees.update(ids, torch.where(probs.isnan().any(1), torch.nan, (probs.argmax(1) == y).float()))
+    agrees = (probs.argmax(1) == y).float()
+    self.agrees.update(ids, agrees.masked_fill_(probs[:,0].isnan(), torch.nan)) # softmax: where one is NaN, all are
     if not self._acts: return
     if self.balanced and self._learnt is not None:
         probs = torch.lerp(self.average[ids].to(probs), probs, self._learnt[y.clamp(min=0)][:,None])
@@ -155,9 +157,10 @@ class SATCallback(SELCCallback):
     def batch_weights(self):
         super().batch_weights()
         if not self._acts or self.average is None: return None
-        ids,given = self.gather_batch(self.y_given.clamp(min=0))
-        own = self._moved(self.sample_ids, self.y_given.clamp(min=0))
-        return label_weights(self._moved(ids, given), own).to(self.sample_loss)
+        ids,given = self.gather_batch(self._known)
+        own = self._moved(self.sample_ids, self._known)
+        labels = own if ids is self.sample_ids else self._moved(ids, given)
+        return label_weights(labels, own).to(self.sample_loss)
 
 # %% ../../nbs/callback/self_adaptive.ipynb #c238dc07
 @patch

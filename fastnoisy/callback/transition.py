@@ -166,6 +166,7 @@ def load_state_dict(self:TransitionCallback, sd):
 class VolMinNetCallback(MethodCallback):
     "Learn the transition matrix together with the model (Li et al. 2021)"
     name = 'vol_min'
+    _stateattrs = ('_of_batch',) # a matrix with graph, which cannot be copied
     def __init__(self,
         lam:float=1e-4, # Weight of the volume, >= 0
         lr:float=.01, # Learning rate of the matrix, >= 0. 0 = it stays as it begins
@@ -189,9 +190,12 @@ class VolMinNetCallback(MethodCallback):
     def batch_loss(self, losses):
         logits,(loss_func,_) = class_logits(self.pred),unmixed(self.learn.loss_func)
         _check_classes(len(self.w), logits, self)
-        return self.learn.sample.labels.losses(loss_func, forward_logits(logits, learnt_matrix(self.w)))
+        self._of_batch = learnt_matrix(self.w)
+        return self.learn.sample.labels.losses(loss_func, forward_logits(logits, self._of_batch))
 
-    def batch_penalty(self): return self.lam*learnt_matrix(self.w).slogdet().logabsdet if self.lam else None
+    def batch_penalty(self):
+        T,self._of_batch = self._of_batch,None
+        return self.lam*T.slogdet().logabsdet if self.lam else None
 
     def after_train(self):
         if self.w.isfinite().all() or self.is_lr_find: return

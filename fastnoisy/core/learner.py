@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import current_thread
 import torch
 from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.fp16 import MixedPrecision
@@ -110,6 +111,26 @@ def start_epoch(
     "The epoch to begin with, > 0 where a fit is gone on with: fastai says it by a callback"
     return max([cb._skip_to for cb in learn.cbs if isinstance(cb, SkipToEpoch)], default=0)
 
+# %% ../../nbs/core/learner.ipynb #c29743bc
+_training = {} # thread -> how many fits it is within
+
+@contextmanager
+def _one_thread_trains():
+    "An error where another thread of this process is training: the random streams are the process's, not a thread's"
+    thread = current_thread()
+    _training[thread] = _training.get(thread, 0) + 1
+    try:
+        others = [o.name for o in list(_training) if o is not thread and o.is_alive()]
+        if others: raise RuntimeError(
+            f'A fit with methods of fastnoisy is running in another thread of this process ({others[0]}). Two at a '
+            'time would draw from one random stream and change its state for each other: let one wait for the other, '
+            'or train in several processes.')
+        yield
+    finally:
+        _training[thread] -= 1
+        if not _training[thread]: del _training[thread]
+
+# %% ../../nbs/core/learner.ipynb #c029177f
 @contextmanager
 def _fit_with_methods(learn):
     "Brings the core along, and undoes everything however the fit ends"
@@ -143,7 +164,7 @@ class _MethodFit:
     def _with_events(self, f, event_type, ex, final=noop):
         is_new_fit = event_type == 'fit' and 'fit_exit' not in vars(self)
         if not (is_new_fit and self.has_methods): return super()._with_events(f, event_type, ex, final)
-        with _fit_with_methods(self): super()._with_events(f, event_type, ex, final)
+        with _one_thread_trains(), _fit_with_methods(self): super()._with_events(f, event_type, ex, final)
 
     def _do_fit(self):
         if not self.has_methods: return super()._do_fit()

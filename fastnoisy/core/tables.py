@@ -98,21 +98,26 @@ def update(self:SampleTable,
 
 @patch
 def _take(self:SampleTable, ids, values):
-    ids,values = ids.to(self.values.device),values.detach().to(self.values.device)
-    old = self._read(ids)
-    values = values.to(old.dtype)
-    known = values.isfinite().flatten(1).all(1) if values.dim() > 1 else values.isfinite()
-    visits = self.visits[ids]
-    at = known.view(-1, *[1]*len(self.shape))
-    self._write(ids, torch.where(at, self._after(old, values, visits), old))
-    self.visits[ids] = visits + known.int()
+    ids = ids.to(self.values.device)
+    old,visits = self._read(ids),self.visits[ids]
+    values = values.detach().to(old)
+    new,known = self._after(old, values, visits),_finite_rows(values)
+    if known is not None: new = torch.where(known.view(-1, *[1]*len(self.shape)), new, old)
+    self._write(ids, new)
+    self.visits[ids] = visits + (1 if known is None else known)
+
+def _finite_rows(values):
+    "Which rows have finite values only, (B,); None for integers. Few operations: on a GPU each is a kernel"
+    if not values.is_floating_point(): return None
+    largest = values.abs() if values.dim() == 1 else torch.linalg.vector_norm(values.flatten(1), math.inf, dim=1)
+    return largest < math.inf # NaN is not less
 
 @patch
 def _after(self:SampleTable, old, values, visits):
     "What a visit makes of a row"
     if self.mode == 'last': return values
     if self.mode == 'count': return old + values
-    if self.mode == 'ema': return self.momentum*old + (1 - self.momentum)*values
+    if self.mode == 'ema': return torch.lerp(values, old, self.momentum)
     n = visits.to(old.dtype).view(-1, *[1]*len(self.shape))
     return old + (values - old)/(n + 1)
 

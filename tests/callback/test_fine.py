@@ -1,6 +1,7 @@
 "FINE against the singular vectors that define it, and where it must not act."
 import numpy as np, pytest, torch
 from fastai.basics import CrossEntropyLossFlat, Learner
+from fastnoisy.analysis import splitter
 from fastnoisy.analysis.neighbors import embed
 from fastnoisy.callback.fine import FINECallback, class_alignment, divided_classes, first_direction
 from helpers import LR, fitted_blobs, linear, make_dls, weights_of
@@ -45,6 +46,18 @@ def test_only_classes_with_two_groups_are_divided():
     assert (p[:80] > .5).all() and (p[80:100] < .5).all() and (p[100:200] == 1).all() and np.isnan(p[200])
     kept = divided_classes(np.r_[two, one], np.r_[np.zeros(100, int), np.ones(100, int)], min_per_class=85)
     assert (kept[:100] >= .5).sum() == 85
+
+def test_each_class_is_looked_at_once(monkeypatch):
+    "Its mixture is fitted to see whether there are two groups, and once more to divide it"
+    fits,gaussian = [],splitter.SPLITTERS['gaussian']
+    monkeypatch.setitem(splitter.SPLITTERS, 'gaussian', lambda x: fits.append(len(x)) or gaussian(x))
+    rng,cb = np.random.default_rng(0),FINECallback()
+    two,one = np.r_[rng.normal(.1, .02, 80), rng.normal(.8, .02, 20)],rng.normal(.4, .02, 101)
+    values,given = torch.from_numpy(np.r_[two, one]),torch.tensor([0]*100 + [1]*101)
+    assert cb.forms_groups(values, given)
+    p = cb.split(values, given)
+    assert fits == [100, 101, 100]
+    assert np.array_equal(p, divided_classes(values.numpy(), given.numpy(), min_per_class=4))
 
 def test_it_leaves_out_by_the_features_of_the_model():
     learn = Learner(make_dls(), linear(), loss_func=CrossEntropyLossFlat(), cbs=FINECallback(1, by=.08))

@@ -1,5 +1,6 @@
 "LiLAW: equations against loops, bounds and autograd; Algorithm 1 against a plain PyTorch loop; the callback in company."
 import math
+from types import SimpleNamespace
 import matplotlib.pyplot as plt
 import numpy as np, pytest, torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from fastai.losses import FocalLossFlat
 from fastnoisy.callback.lilaw import (TERMS, LiLAWCallback, LiLAWState, difficulty, in_order, lilaw_gradient,
                                       lilaw_terms, plot_weights, terms_at)
 from fastnoisy.core.registry import METHODS
+from fastnoisy.core.sample_loss import Labels
 from helpers import blob_dls, blob_learner, blobs, fitted_blobs, run_in_parts, weights_of
 from helpers import AutocastCPU, Relabel, Stop, Weigh, image_learner
 
@@ -87,6 +89,41 @@ def test_derivatives_as_printed():
     printed = torch.stack([losses*wa**2*s/torch.exp(a*s-m), -losses*wb**2*s/torch.exp(-(b*s-m)), -losses*wd*(d*s-m)*s]).mean(1)
     torch.testing.assert_close(lilaw_gradient(s, m, losses, a, b, d), printed)
 
+@pytest.mark.parametrize('used', [TERMS, ('alpha',), ('beta', 'delta'), ('delta',)])
+def test_weights_in_closed_form(used):
+    "What training uses, against the definition and autograd, in 64 bits"
+    probs,y,_ = batch(dtype=torch.float64)
+    state = LiLAWState(7., 1.5, 3., terms=used)
+    s = torch.stack(difficulty(probs, y)).requires_grad_()
+    columns = [TERMS.index(o) for o in used]
+    expected = terms_at(*s, 7., 1.5, 3.)[:,columns].sum(1)
+    got = state.weights_at(s)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(state.weights(*s), expected)
+    g = torch.randn(32, dtype=torch.float64)
+    torch.testing.assert_close(*(torch.autograd.grad(o, s, g)[0] for o in (got, expected)))
+    assert torch.autograd.gradcheck(state.weights_at, s)
+
+def test_weights_are_not_differentiated_twice():
+    "An error, and no gradient that leaves something out"
+    s = torch.tensor([[.5], [.5]], requires_grad=True)
+    first, = torch.autograd.grad((LiLAWState().weights_at(s)*s[0]).sum(), s, create_graph=True)
+    with pytest.raises(RuntimeError, match='once_differentiable'): first.sum().backward()
+
+@pytest.mark.parametrize('kind', ['hard', 'mixed', 'soft'])
+def test_gradient_of_the_logits(kind):
+    "Through the probabilities of the label and of the favourite class, whatever labels are in force"
+    z,(y,other) = torch.randn(32, 5, requires_grad=True),torch.randint(5, (2, 32))
+    soft,lam = torch.rand(32, 5).softmax(1),torch.rand(32)
+    mixer = SimpleNamespace(yb1=(other,), lam=lam)
+    labels = Labels((y,), **dict(hard={}, mixed=dict(mixer=mixer), soft=dict(soft=soft))[kind])
+    own,of_partner = (F.one_hot(o, 5).float() for o in (y, other))
+    probs,q = z.softmax(1),dict(hard=own, soft=soft, mixed=torch.lerp(of_partner, own, lam[:,None]))[kind]
+    expected = terms_at((q*probs).sum(1), probs.amax(1), 10., 2., 6.).sum(1)
+    got = LiLAWCallback()._weights(z, labels)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(o.sum(), z)[0] for o in (got, expected)), rtol=1e-4, atol=1e-5)
+
 def test_permuting_the_batch_permutes_the_terms():
     probs,y,_ = batch()
     i = torch.randperm(32)
@@ -118,6 +155,20 @@ def test_state_of_some_terms():
     torch.testing.assert_close(s.weights(*difficulty(probs, y)), lilaw_terms(probs, y)[:,[0, 2]].sum(1))
     s.step(*difficulty(probs, y), losses)
     assert s.params[1] == 2. and (s.params[[0, 2]] != torch.tensor([10., 6.])).all()
+
+def test_what_is_saved_is_no_more_than_the_path():
+    "The three numbers are a row of it, but not in the file"
+    probs,y,losses = batch()
+    s = LiLAWState()
+    for _ in range(3): s.step(*difficulty(probs, y), losses)
+    assert [o.untyped_storage().nbytes() for o in s.state_dict().values()] == [12, 36]
+    kept = s.state_dict()
+    s.step(*difficulty(probs, y), losses)
+    assert kept['params'].tolist() == s.path[2].tolist() != s.path[3].tolist()
+    other = LiLAWState()
+    other.load_state_dict(kept)
+    other.step(*difficulty(probs, y), losses)
+    assert np.array_equal(other.path, s.path)
 
 def test_not_finite_values_are_not_taken():
     s = LiLAWState()

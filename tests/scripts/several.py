@@ -15,6 +15,10 @@ from settings import VARIANTS, battery, confidence, early, knn, setting
 
 BS,EPOCHS = 8,2 # BS: of each process
 
+def numbers(column):
+    "A column of a frame; words by their place in the alphabet"
+    return (column if column.dtype.kind in 'biuf' else column.rank(method='dense')).astype(float)
+
 class Noted(Callback):
     """After each epoch, what the methods keep (`kept`) and what they say (`said`). What was fitted to numbers that
     do not determine it is not in `kept`: the numbers are"""
@@ -27,7 +31,7 @@ class Noted(Callback):
         if not self.setting.settled(learn): kept = {k: v for k,v in kept.items() if not k.startswith('bmm.')}
         self.kept.append({k: v for k,v in kept.items() if isinstance(v, torch.Tensor)})
         frames = {cb.name: cb.to_frame() for cb in methods_in(learn) if hasattr(cb, 'to_frame')}
-        self.said.append({k: torch.tensor(v.astype(float).values) for k,v in frames.items()})
+        self.said.append({k: torch.tensor(v.apply(numbers).values) for k,v in frames.items()})
 
 def learner_of(method, dls): return make(method, dls, linear(slope=.1), cbs=[Noted(setting(method))])
 
