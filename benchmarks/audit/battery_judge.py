@@ -1,7 +1,7 @@
 """What the detectors find in the cells of the battery: `collect` writes one row for each cell that has been trained."""
 import numpy as np, pandas as pd
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
+from sklearn.metrics import average_precision_score, f1_score, recall_score
 from sklearn.preprocessing import StandardScaler
 import fastnoisy.analysis.planted as detector
 from fastnoisy.analysis.mixture import BetaMixture
@@ -111,8 +111,10 @@ def judged_record(cell, recipe, name):
     flagged = np.nan_to_num(o.probability) > .5
     row = dict(ap=ap(cell.wrong, -o.quality), rate=o.rate, flagged=flagged.mean())
     row['low'],row['high'] = o.interval
-    if not o.problem: row['calibration_error'] = calibration_error(o.probability, cell.wrong)
-    if not o.problem and cell.wrong.any(): row['f1'] = f1_score(cell.wrong, flagged)
+    if not o.problem: row.update(of_flags(o, flagged), calibration_error=calibration_error(o.probability, cell.wrong),
+                                 precision=precision_of(cell.wrong, flagged))
+    if not o.problem and cell.wrong.any(): row.update(f1=f1_score(cell.wrong, flagged),
+                                                      recall=recall_score(cell.wrong, flagged))
     return {f'{name}_{k}': v for k,v in row.items()}
 
 # Judging
@@ -156,10 +158,19 @@ def judged(cell):
     flagged = np.nan_to_num(p) > .5
     row['flagged'] = flagged.mean()
     if findings.problem: return row
-    some = dict(calibration_error=calibration_error(p, cell.wrong))
-    if cell.wrong.any(): some.update(precision=precision_score(cell.wrong, flagged, zero_division=0),
-                                     recall=recall_score(cell.wrong, flagged))
-    return row | some
+    some = dict(calibration_error=calibration_error(p, cell.wrong), precision=precision_of(cell.wrong, flagged))
+    if cell.wrong.any(): some.update(recall=recall_score(cell.wrong, flagged))
+    return row | some | of_flags(findings, flagged)
+
+def precision_of(wrong, flagged): return wrong[flagged].mean() if flagged.any() else np.nan
+
+def of_flags(findings, flagged):
+    "Estimated precision and recall of the flags, with their intervals"
+    row = {}
+    for name in ('precision', 'recall'):
+        row[f'said_{name}'],(low, high) = getattr(findings, name)(flagged)
+        row[f'{name}_low'],row[f'{name}_high'] = low, high
+    return row
 
 def collect(args):
     every = [Cell(args, *o) for o in cells(args)]
@@ -206,6 +217,13 @@ def summarise(table):
     print(f'{len(told)} of {len(table)} cells with a verdict: rate off by {error.mean():.3f}, at most .05 on '
           f'{(error <= .05).mean():.0%}, interval covers {covered.mean():.0%}, calibration error '
           f'{told.calibration_error.mean():.3f}')
+    for start in ('', 'record_', 'record_plain_'):
+        for name in ('precision', 'recall'):
+            some = table.dropna(subset=[f'{start}{name}', f'{start}said_{name}'])
+            true,said,low,high = (some[f'{start}{o}'] for o in (name, f'said_{name}', f'{name}_low', f'{name}_high'))
+            covered = (low <= true) & (true <= high)
+            print(f'{start}{name} of the flags, {len(some)} cells: off by {(said - true).abs().mean():.3f}, interval '
+                  f'covers {covered.mean():.0%}, {(high - low).mean():.2f} wide')
     print(f'{len(clean)} clean sets: {clean.flagged.mean():.1%} flagged, at most 2 % on '
           f'{(clean.flagged <= .02).mean():.0%}')
     if 'mixture_rate' in table:

@@ -112,11 +112,21 @@ def _said_rate(report):
     by = '' if report.estimate is None else f', by {report.estimate.n} {report.estimate.source} labels'
     return f'Estimated noise rate {report.noise_rate:.1%} ({low_high}{by}).'
 
+def _said_flags(report):
+    "Estimated precision and recall of what is flagged; nothing where there is no estimate"
+    if math.isnan(report.precision): return ''
+    def said(share, low, high): return f'{share:.0%} ({100*low:.0f} to {high:.0%})'
+    flagged = 'flagged training labels' if report.has_valid else 'flagged labels'
+    return (f' Of the {flagged} about {said(report.precision, *report.precision_interval)} are wrong, '
+            f'and of the wrong ones about {said(report.recall, *report.recall_interval)} are flagged.')
+
 def _said_measured(report):
     "How good the list is, or how to find out"
-    measured = '' if report.verdict is None else report.verdict.said()
-    if measured or not report.how_to_measure: return f' {measured}'.rstrip()
-    return f' How good the list is was not measured ({report.how_to_measure} does it).'
+    measured,flags = '' if report.verdict is None else report.verdict.said(),_said_flags(report)
+    if measured or not report.how_to_measure: return f' {measured}'.rstrip() + flags
+    calibrated = '' if report.verdict is not None else (
+        ', and its probabilities are not calibrated (PlantedErrorsCallback(0) in the training does that)')
+    return f'{flags} How good the list is was not measured ({report.how_to_measure} does it){calibrated}.'
 
 def _said_undetermined(report):
     return (f'{len(report)} samples. Undetermined: {report.undetermined}. Nothing is flagged; '
@@ -182,8 +192,11 @@ class NoiseReport(ReviewedTable):
     "One row per training sample. `noise_rate`, `interval`, `per_class`, `transition` and `source` sum it up"
     _metadata = ['learn', 'vocab', 'source', 'separates', 'estimate', 'noise_rate', 'interval', 'per_class',
                  'transition', 'whole', 'embedding', 'data_id', 'made', 'id_columns', 'feature_columns',
-                 'annotators', 'undetermined', 'verdict', 'has_valid', 'valid_problem', 'how_to_measure']
+                 'annotators', 'undetermined', 'verdict', 'has_valid', 'valid_problem', 'how_to_measure',
+                 'precision', 'precision_interval', 'recall', 'recall_interval']
     undetermined,verdict,how_to_measure = '',None,''
+    precision = recall = math.nan
+    precision_interval = recall_interval = 0.,1.
 
     @property
     def _constructor(self): return partial(_part_of, type(self))
@@ -204,6 +217,15 @@ class NoiseReport(ReviewedTable):
         worst = self.per_class.sort_values('noise_rate', ascending=False).iloc[0]
         return (f'{n} samples, {int(self.is_label_issue.sum())} probably mislabelled (by {self.source}). {rate} '
                 f'Worst class: {worst.name}, {int(worst.n_issues)} of its {int(worst.n)}.{splits}')
+
+    def measures(self)->pd.DataFrame: # Columns estimate, low, high, in [0, 1]; NaN where nothing is known
+        "What is known of the whole list: noise rate, precision and recall of the flags, planted errors found"
+        found,n,interval = (0, 0, (0., 1.)) if self.verdict is None else self.verdict.found
+        rows = {'noise rate': (self.noise_rate, *self.interval),
+                'precision of the flags': (self.precision, *self.precision_interval),
+                'recall of the flags': (self.recall, *self.recall_interval),
+                'planted errors found': (found/n if n else math.nan, *interval)}
+        return pd.DataFrame.from_dict(rows, orient='index', columns=['estimate', 'low', 'high'])
 
     def plot_top(self,
         n:int=16, # How many samples, >= 1
@@ -274,6 +296,12 @@ def _sum_up(report, learn, p, given, suggested):
     by_class = [is_issue[given == i] for i in range(len(vocab))]
     def row(o): return dict(n=len(o), n_issues=int(o.sum()), noise_rate=o.mean() if len(o) else math.nan)
     report.per_class = pd.DataFrame([row(o) for o in by_class], index=pd.Index(vocab, name='given_label'))
+
+def _note_flags(report, verdict, flagged):
+    "Precision and recall of the flags, where the verdict of a method has them"
+    if not hasattr(verdict, 'precision'): return
+    report.precision,report.precision_interval = verdict.precision(flagged)
+    report.recall,report.recall_interval = verdict.recall(flagged)
 
 def _known_rows(features):
     "The features, the mean in place of what could not be read; None where there are none"
@@ -350,7 +378,8 @@ def noise_report(
     valid:bool=False, # Judge the validation labels too? Their rows follow, and the column `split` says which is which
     threshold:float=.5, # Noise probability above which a validation label is flagged, in (0, 1)
 )->NoiseReport:
-    "What the training says about its labels. After any training; best with `ALSOCallback()` and `BMMFilterCallback()`"
+    """What the training says about its labels. After any training; with `PlantedErrorsCallback(0)` the probabilities
+    are calibrated, with `PlantedErrorsCallback()` it is measured how good the list is"""
     _check_has_data(learn)
     p = predict_with_features(learn, progress=False)
     if p.losses is None: raise TypeError(
@@ -382,6 +411,7 @@ def noise_report(
     res.undetermined,res.verdict = problem,verdict
     res.source = 'loss' if source is None else getattr(verdict, 'source', source.name)
     res.how_to_measure = 'PlantedErrorsCallback()'
+    if verdict is not None and not problem: _note_flags(res, verdict, is_issue)
     features = p.features
     if valid:
         res,*more,valid_features = _with_valid(res, learn, features is not None, name, problem, threshold)
