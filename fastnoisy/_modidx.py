@@ -698,6 +698,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'fastnoisy/analysis/report/table.py'),
                                                  'fastnoisy.analysis.report.table._part_of': ( 'analysis/report/table.html#_part_of',
                                                                                                'fastnoisy/analysis/report/table.py'),
+                                                 'fastnoisy.analysis.report.table._predictions': ( 'analysis/report/table.html#_predictions',
+                                                                                                   'fastnoisy/analysis/report/table.py'),
                                                  'fastnoisy.analysis.report.table._said_flags': ( 'analysis/report/table.html#_said_flags',
                                                                                                   'fastnoisy/analysis/report/table.py'),
                                                  'fastnoisy.analysis.report.table._said_measured': ( 'analysis/report/table.html#_said_measured',

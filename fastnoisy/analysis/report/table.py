@@ -267,9 +267,19 @@ def cleaner(self:NoiseReport,
 
 # %% ../../../nbs/analysis/report/table.ipynb #b8d2e3f4
 def _check_has_data(learn):
+    if not hasattr(learn.dls, 'loaders'): raise TypeError(
+        f'learn.dls is a {type(learn.dls).__name__}: give DataLoaders, as in `learn.dls = DataLoaders(train)`.')
     if not len(learn.dls.train.dataset): raise ValueError(
         'This Learner has no training samples, as one that was exported: give it the data whose labels are to be '
-        'judged, `learn.dls = dls`.')
+        'judged, `learn.dls = dls`, and then `noise_report(learn)`.')
+
+def _predictions(learn):
+    "Of the training samples; a `ValueError` for labels that the model does not know"
+    try: return predict_with_features(learn, progress=False)
+    except IndexError as e:
+        if 'out of bounds' not in str(e): raise
+        raise ValueError(f'The model has no output for a label of these data ({str(e).rstrip(".")}): give data with '
+                         'the classes that it was trained on, in the same order.') from e
 
 # %% ../../../nbs/analysis/report/table.ipynb #2fe4d6b2
 _OF_THE_REPORT = ('p_noisy', 'noise_probability', 'is_label_issue', 'given_label', 'suggested_label')
@@ -381,7 +391,7 @@ def noise_report(
     """What the training says about its labels. After any training; with `PlantedErrorsCallback(0)` the probabilities
     are calibrated, with `PlantedErrorsCallback()` it is measured how good the list is"""
     _check_has_data(learn)
-    p = predict_with_features(learn, progress=False)
+    p = _predictions(learn)
     if p.losses is None: raise TypeError(
         f'loss_func {learn.loss_func} can only be averaged, but the report needs the loss of each sample.')
     given,probs,losses = class_ids(p.targets).numpy(),class_logits(p.logits).softmax(1).numpy(),p.losses.numpy()
