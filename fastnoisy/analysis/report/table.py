@@ -259,6 +259,17 @@ class NoiseReport(ReviewedTable):
 
 # %% ../../../nbs/analysis/report/table.ipynb #7a3ae62d
 @patch
+def note_verdict(self:NoiseReport,
+    verdict, # `Findings`, or another object with `precision` and `recall`; without them nothing is known of the flags
+    flagged:np.ndarray, # What it is asked of, (N,) bool
+):
+    "Take over what a verdict says of the flags"
+    self.verdict = verdict
+    if not hasattr(verdict, 'precision'): return
+    self.precision,self.precision_interval = verdict.precision(flagged)
+    self.recall,self.recall_interval = verdict.recall(flagged)
+
+@patch
 def cleaner(self:NoiseReport,
     **kwargs # For fastai's `ImageClassifierCleaner`
 ):
@@ -306,12 +317,6 @@ def _sum_up(report, learn, p, given, suggested):
     by_class = [is_issue[given == i] for i in range(len(vocab))]
     def row(o): return dict(n=len(o), n_issues=int(o.sum()), noise_rate=o.mean() if len(o) else math.nan)
     report.per_class = pd.DataFrame([row(o) for o in by_class], index=pd.Index(vocab, name='given_label'))
-
-def _note_flags(report, verdict, flagged):
-    "Precision and recall of the flags, where the verdict of a method has them"
-    if not hasattr(verdict, 'precision'): return
-    report.precision,report.precision_interval = verdict.precision(flagged)
-    report.recall,report.recall_interval = verdict.recall(flagged)
 
 def _known_rows(features):
     "The features, the mean in place of what could not be read; None where there are none"
@@ -421,7 +426,7 @@ def noise_report(
     res.undetermined,res.verdict = problem,verdict
     res.source = 'loss' if source is None else getattr(verdict, 'source', source.name)
     res.how_to_measure = 'PlantedErrorsCallback()'
-    if verdict is not None and not problem: _note_flags(res, verdict, is_issue)
+    if verdict is not None and not problem: res.note_verdict(verdict, is_issue)
     features = p.features
     if valid:
         res,*more,valid_features = _with_valid(res, learn, features is not None, name, problem, threshold)
