@@ -45,7 +45,7 @@ class Cell:
     "A cell that has been trained with planted errors"
     def __init__(self, args, name, noise, seed):
         self.key,self.data = (name, noise, seed),{o: read(args, name, noise, seed, o) for o in
-                                                 ('plain', 'also', 'plain0', 'also0', 'folds')}
+                                                 ('plain', 'also', 'plain0', 'also0', 'folds', 'class', 'class0')}
         d = self.data['plain']
         self.complete = self.data['also'] is not None
         self.given,self.wrong = d['given'],d['given'] != d['true']
@@ -140,6 +140,22 @@ def single_scores(cell):
     f1 = dict(mixture_f1=f1_score(cell.wrong, flagged)) if cell.wrong.any() else {}
     return dict(res, mixture_rate=mixture.noise_rate, mixture_flagged=flagged.mean(), **f1)
 
+def by_class_instead(cell):
+    "ALSO by class in the place of ALSO: its AUM, three trainings with it, and its record alone"
+    if cell.data['class'] is None or cell.data['class0'] is None or cell.data['plain0'] is None: return {}
+    alone = record(cell.data['class0'], 'class')
+    records = [cell.records[0], record(cell.data['class'], 'class')]
+    best = detector.best_training(detector.combine(records, cell.planted))
+    clean = alone if best == 'class' else record(cell.data['plain0'], 'plain')
+    res = dict(ap_class_aum=ap(cell.wrong, -alone.aum))
+    found = dict(class_=detector.judge(records, cell.planted, clean),
+                 record_class_=detector.judge_recorded(alone, cell.given, False))
+    for start,o in found.items():
+        flagged = np.nan_to_num(o.probability) > .5
+        res |= {f'{start}ap': ap(cell.wrong, -o.quality), f'{start}rate': o.rate, f'{start}flagged': flagged.mean()}
+        if cell.wrong.any() and not o.problem: res[f'{start}f1'] = f1_score(cell.wrong, flagged)
+    return res
+
 def cleanlab_scores(cell):
     d = cell.data['folds']
     if d is None: return {}
@@ -159,7 +175,7 @@ def judged(cell):
     row['flagged'] = flagged.mean()
     if findings.problem: return row
     some = dict(calibration_error=calibration_error(p, cell.wrong), precision=precision_of(cell.wrong, flagged))
-    if cell.wrong.any(): some.update(recall=recall_score(cell.wrong, flagged))
+    if cell.wrong.any(): some.update(recall=recall_score(cell.wrong, flagged), f1=f1_score(cell.wrong, flagged))
     return row | some | of_flags(findings, flagged)
 
 def precision_of(wrong, flagged): return wrong[flagged].mean() if flagged.any() else np.nan
@@ -186,7 +202,7 @@ def collect(args):
             name,noise,seed = o.key
             start = dict(data=name, noise=noise, seed=seed, n=len(o.given), wrong=o.wrong.mean())
             alone = judged_record(o, 'also0', 'record') | judged_record(o, 'plain0', 'record_plain')
-            rows.append(start | judged(o) | single_scores(o) | alone | cleanlab_scores(o) | VERSIONS)
+            rows.append(start | judged(o) | single_scores(o) | alone | by_class_instead(o) | cleanlab_scores(o) | VERSIONS)
     table = pd.DataFrame(rows).sort_values(['seed', 'noise', 'data']).round(4)
     table.to_csv(args.out, index=False, lineterminator='\n')
     summarise(table)
