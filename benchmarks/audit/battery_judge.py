@@ -202,7 +202,8 @@ def collect(args):
             name,noise,seed = o.key
             start = dict(data=name, noise=noise, seed=seed, n=len(o.given), wrong=o.wrong.mean())
             alone = judged_record(o, 'also0', 'record') | judged_record(o, 'plain0', 'record_plain')
-            rows.append(start | judged(o) | single_scores(o) | alone | by_class_instead(o) | cleanlab_scores(o) | VERSIONS)
+            beside = by_class_instead(o) | cleanlab_scores(o)
+            rows.append(start | judged(o) | single_scores(o) | alone | beside | VERSIONS)
     table = pd.DataFrame(rows).sort_values(['seed', 'noise', 'data']).round(4)
     table.to_csv(args.out, index=False, lineterminator='\n')
     summarise(table)

@@ -2,15 +2,15 @@
 
 python benchmarks/methods/also_classes.py                                    scikit-learn's digits, 30 epochs
 python benchmarks/methods/also_classes.py --series ecg5000.npz --epochs 20   series as in also_settings.py
-python benchmarks/methods/also_classes.py --lstm DIR --epochs 300 --noise none   DIR has the folder ECG5000: 400 series, none
-                                           wrong, averaged to 35 points, a stacked LSTM, all in one batch, Adam, 1e-3
+python benchmarks/methods/also_classes.py --lstm DIR --epochs 300 --noise none   DIR has the folder ECG5000: 400 series,
+                                           averaged to 35 points, none wrong; a stacked LSTM, one batch, Adam, 1e-3
 [--noise symmetric:.2 pair:.4] [--settings ...] [--seeds 3] [--jobs 1] [--out FILE.csv] [--resume]
 
-Settings: `plain`; `also` (the default); `by_class`, its weights average 1 in each class; `floor`, .3 at least; `auto`, whose temperature in
-each epoch is the median loss of the one before, .25 at least, so that it is near plain training while most samples
-have a high loss; `auto_by_class`, both. Networks, schedule and splits of also_settings.py. Written are the accuracy on
-the clean test set, the recall of its worst class, and the average precision of the label quality (of the loss, for
-plain training).
+Settings: `plain`; `also` (the default); `by_class`, its weights average 1 in each class; `floor`, .3 at least;
+`auto`, whose temperature in each epoch is the median loss of the one before, .25 at least, so that it is near plain
+training while most samples have a high loss; `auto_by_class`, both. Networks, schedule and splits of
+also_settings.py. Written are the accuracy on the clean test set, the recall of its worst class, and the average
+precision of the label quality (of the loss, for plain training).
 """
 import sys
 from functools import partial
@@ -68,7 +68,8 @@ def lstm_experiment(args, noise, seed, method):
     learn = Learner(dls, Shorter(dls.vars, dls.c), loss_func=CrossEntropyLossFlat(), opt_func=adam, cbs=cbs)
     with learn.no_bar(), learn.no_logging(): learn.fit(args.epochs, 1e-3, wd=0.)
     p = predict(learn, dls.test)
-    return dict(method=method, seed=seed, epochs=args.epochs, last=float((p.logits.argmax(1) == p.targets).float().mean()),
+    accuracy = (p.logits.argmax(1) == p.targets).float().mean().item()
+    return dict(method=method, seed=seed, epochs=args.epochs, last=accuracy,
                 data='ecg5000-lstm', noise=noise, worst_recall=worst_recall(learn), **VERSIONS)
 
 def experiment(args, noise, seed, method):

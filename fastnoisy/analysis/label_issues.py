@@ -127,6 +127,7 @@ def _judged(labels, history, vocab, samples):
     res.noise_rate,res.interval,res.undetermined = found.rate,found.interval,found.problem
     return res
 
+# %% ../../nbs/analysis/label_issues.ipynb #fc40923a
 def find_label_issues(
     labels, # Given class ids, (N,), integers from 0
     pred_probs=None, # Out-of-sample probabilities, (N, K), rows sum to 1

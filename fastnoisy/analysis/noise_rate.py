@@ -62,6 +62,7 @@ def _some_known(p):
     part = some_rows(len(given), MAX_LABELS)
     return logits[part], given[part]
 
+# %% ../../nbs/analysis/noise_rate.ipynb #5f3d9af6
 MIN_KAPPA = .08 # untrained networks reach it; a perfect model has .1 where 45 % of the labels of two classes are wrong
 
 SURE = .75 # of 167 trained networks of the battery the most was .5; of 28 untrained ones with a higher kappa the least .8
@@ -80,9 +81,9 @@ def unsure_problem(
     shares = y.bincount()/len(y)
     by_shares = -float(shares.xlogy(shares).sum())
     if best <= SURE*by_shares or not by_shares: return ''
-    return (f'the model is not sure of any label (the best tenth has a cross-entropy of {best:.2f}, and knowing only how '
-            f'frequent the classes are it would be {by_shares:.2f}): train it, longer, with a lower learning rate, or '
-            'with more data')
+    return (f'the model is not sure of any label (the best tenth has a cross-entropy of {best:.2f}, and knowing only '
+            f'how frequent the classes are it would be {by_shares:.2f}): train it, longer, with a lower learning rate, '
+            'or with more data')
 
 def chance_problem(
     predicted:np.ndarray, # Class ids, (N,)
@@ -97,10 +98,12 @@ def chance_problem(
     shares = [np.bincount(o, minlength=k)/n for o in (predicted, given)]
     expected,agree = float(shares[0] @ shares[1]), float((predicted == given).mean())
     enough = max(MIN_KAPPA*(1 - expected), 1.96*math.sqrt(max(expected*(1 - expected), 1/n)/n))
-    if agree - expected > enough: return '' if logits is None else unsure_problem(logits[torch.from_numpy(known)], given)
+    if agree - expected > enough:
+        return '' if logits is None else unsure_problem(logits[torch.from_numpy(known)], given)
     return (f'the model predicts {agree:.0%} of the labels as given, and by chance it would be {expected:.0%}: train '
             'it, longer, with a lower learning rate, or with more data')
 
+# %% ../../nbs/analysis/noise_rate.ipynb #2fc9f9d3
 def _too_few(n):
     return ValueError(f'The validation set has {n} samples, and {MIN_LABELS} are needed to say how many labels are '
                       'wrong: set more aside (valid_pct), or use BMMFilterCallback().')

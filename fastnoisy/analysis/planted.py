@@ -326,11 +326,10 @@ def _with_interval(share, error, n):
     half = 1.28*math.hypot(share*error, math.sqrt(max(share*(1 - share), 0.)/n))
     return share, (max(0., share - half), min(1., share + half))
 
-def _sums(p, flagged):
-    "Sums of the known probabilities, of the flagged and of all; how many are flagged, how many known"
-    known = np.isfinite(p)
-    flagged = np.asarray(flagged, bool) & known
-    return float(p[flagged].sum()), float(p[known].sum()), int(flagged.sum()), int(known.sum())
+def _wrong_in_all(p):
+    "Expected number of wrong labels among the known, and the factor that makes an error of the rate a relative one"
+    known = p[np.isfinite(p)]
+    return float(known.sum()), len(known)/max(float(known.sum()), 1e-12)
 
 def flag_precision(
     p:np.ndarray, # Probability of a wrong label, (N,), in [0, 1]; NaN = unknown, not counted
@@ -338,8 +337,9 @@ def flag_precision(
     error:float, # Standard deviation of the noise rate, > 0
 )->tuple: # P of (2) and (low, high), in [0, 1]; NaN and (0, 1) where nothing is flagged
     "Share of wrong labels among the flagged"
-    wrong,in_all,n,n_known = _sums(p, flagged)
-    return _with_interval(wrong/n, error*n_known/in_all, n) if n else (math.nan, (0., 1.))
+    own = p[np.asarray(flagged, bool) & np.isfinite(p)]
+    _,relative = _wrong_in_all(p)
+    return _with_interval(float(own.mean()), error*relative, len(own)) if len(own) else (math.nan, (0., 1.))
 
 def flag_recall(
     p:np.ndarray, # Probability of a wrong label, (N,), in [0, 1]; NaN = unknown, not counted
@@ -347,8 +347,9 @@ def flag_recall(
     error:float, # Standard deviation of the noise rate, > 0
 )->tuple: # R of (2) and (low, high), in [0, 1]; NaN and (0, 1) where nothing is flagged
     "Share of flagged labels among the wrong"
-    wrong,in_all,n,n_known = _sums(p, flagged)
-    return _with_interval(wrong/in_all, error*n_known/in_all, in_all) if n else (math.nan, (0., 1.))
+    own = p[np.asarray(flagged, bool) & np.isfinite(p)]
+    n,relative = _wrong_in_all(p)
+    return _with_interval(float(own.sum())/n, error*relative, n) if len(own) else (math.nan, (0., 1.))
 
 # %% ../../nbs/analysis/planted.ipynb #43f481e4
 @dataclass

@@ -337,9 +337,10 @@ def _export(learn, part):
 
 def _measures(report):
     "Estimate, low and high of each measure, None where it is not known"
-    rows = report.measures()
-    return {name: [None if np.isnan(o) else round(float(o), 4) for o in row] for name,row in zip(rows.index, rows.values)}
+    rows = report.measures().round(4).astype(object)
+    return rows.where(rows.notna(), None).T.to_dict('list')
 
+# %% ../../nbs/audit/run.ipynb #6e40c508
 def _origin(report, origin, folder):
     "What is noted of the source in the record of the results, and of the audit in the page"
     samples = report.samples

@@ -250,6 +250,14 @@ def class_wise(
 # %% ../../nbs/callback/also.ipynb #e5de03ab
 MODES = 'weights','descent-ascent','optimistic'
 
+def _check(objective, mode, temperature, horizon, by_class):
+    require(objective in SIGNS, 'objective', objective, "give 'min' or 'max'")
+    require(mode in MODES, 'mode', mode, f'give one of {MODES}')
+    for name,v in (('temperature', temperature), ('horizon', horizon)):
+        require(isinstance(v, Real) and v > 0, name, v, 'give a number > 0')
+    require(isinstance(by_class, Real) and 0 <= by_class <= 1, 'by_class', by_class, 'give a number in [0, 1]')
+
+# %% ../../nbs/callback/also.ipynb #5d066e77
 class ALSOCallback(MethodCallback):
     """Learn one weight per sample with the model, and train with it (Pupkov et al. 2025; with objective='max'
     Feoktistov et al. 2025)"""
@@ -261,13 +269,9 @@ class ALSOCallback(MethodCallback):
         prior=None, # Weights to be drawn to, one per sample (or group), > 0; default all equal
         groups=None, # Group id of each sample, (N,) ints from 0: one weight per group; default one per sample
         mode:str='weights', # 'weights': any optimizer; 'descent-ascent': the same, it must be Adam; 'optimistic': half steps ahead
-        by_class:float=0., # s of (A), in [0, 1]: what the weights of each class average at least, so that none is given up. 0: no floor; 1 (True): each 1
+        by_class:float=0., # s of (A), in [0, 1]: least average weight of a class: none is given up. 0: no floor; 1 (True): each 1
     ):
-        require(objective in SIGNS, 'objective', objective, "give 'min' or 'max'")
-        require(mode in MODES, 'mode', mode, f'give one of {MODES}')
-        for name,v in (('temperature', temperature), ('horizon', horizon)):
-            require(isinstance(v, Real) and v > 0, name, v, 'give a number > 0')
-        require(isinstance(by_class, Real) and 0 <= by_class <= 1, 'by_class', by_class, 'give a number in [0, 1]')
+        _check(objective, mode, temperature, horizon, by_class)
         self.objective,self.temperature,self.horizon = objective,temperature,horizon
         self.prior,self.groups = prior,groups
         self.mode,self.pi = mode,None

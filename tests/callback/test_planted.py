@@ -400,7 +400,7 @@ def test_recall_is_shown_after_each_epoch():
 # precision and recall of the flags
 
 def draws(error, n_draws=400, seed=0):
-    "Probabilities, and labels drawn by them after their odds are shifted, so that the rate is off by `error` on average"
+    "Probabilities, and labels drawn by them times a factor, so that the rate has the standard deviation `error`"
     rng,p = np.random.default_rng(seed),np.repeat([.02, .3, .6, .9], [500, 40, 40, 60])
     factor = 1 + rng.normal(size=n_draws)*error/p.mean()
     return p, [rng.random(len(p)) < np.clip(p*f, 0, 1) for f in factor]

@@ -218,15 +218,6 @@ class NoiseReport(ReviewedTable):
         return (f'{n} samples, {int(self.is_label_issue.sum())} probably mislabelled (by {self.source}). {rate} '
                 f'Worst class: {worst.name}, {int(worst.n_issues)} of its {int(worst.n)}.{splits}')
 
-    def measures(self)->pd.DataFrame: # Columns estimate, low, high, in [0, 1]; NaN where nothing is known
-        "What is known of the whole list: noise rate, precision and recall of the flags, planted errors found"
-        found,n,interval = (0, 0, (0., 1.)) if self.verdict is None else self.verdict.found
-        rows = {'noise rate': (self.noise_rate, *self.interval),
-                'precision of the flags': (self.precision, *self.precision_interval),
-                'recall of the flags': (self.recall, *self.recall_interval),
-                'planted errors found': (found/n if n else math.nan, *interval)}
-        return pd.DataFrame.from_dict(rows, orient='index', columns=['estimate', 'low', 'high'])
-
     def plot_top(self,
         n:int=16, # How many samples, >= 1
         n_cols:int=8, # In one row
@@ -268,6 +259,16 @@ def note_verdict(self:NoiseReport,
     if not hasattr(verdict, 'precision'): return
     self.precision,self.precision_interval = verdict.precision(flagged)
     self.recall,self.recall_interval = verdict.recall(flagged)
+
+@patch
+def measures(self:NoiseReport)->pd.DataFrame: # Columns estimate, low, high, in [0, 1]; NaN where nothing is known
+    "What is known of the whole list: noise rate, precision and recall of the flags, planted errors found"
+    found,n,interval = (0, 0, (0., 1.)) if self.verdict is None else self.verdict.found
+    rows = {'noise rate': (self.noise_rate, *self.interval),
+            'precision of the flags': (self.precision, *self.precision_interval),
+            'recall of the flags': (self.recall, *self.recall_interval),
+            'planted errors found': (found/n if n else math.nan, *interval)}
+    return pd.DataFrame.from_dict(rows, orient='index', columns=['estimate', 'low', 'high'])
 
 @patch
 def cleaner(self:NoiseReport,
