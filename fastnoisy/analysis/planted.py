@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'SHARPNESS', 'CLEAN_SHARE', 'FEATURES', 'ONE', 'SEVERAL', 'RECORDED_FEATURES', 'RECORDED', 'MIN_PLANTED', 'Z',
-           'RATE_ERROR', 'MIN_RECORDED', 'MIN_EPOCHS', 'RECORDED_ERROR', 'Planted', 'other_labels_near', 'plant_errors',
+           'RATE_ERROR', 'RECORDED_ERROR', 'MIN_RECORDED', 'MIN_EPOCHS', 'Planted', 'other_labels_near', 'plant_errors',
            'TrainingRecord', 'log_ratio', 'mean_margin', 'rank_logit', 'scores_of', 'planted_auc', 'found_among_first',
            'Combined', 'combine', 'best_training', 'suspicion_without', 'in_places_of', 'calibration_features',
            'wrong_probability', 'recorded_features', 'recorded_probability', 'undetermined', 'undetermined_record',
-           'Findings', 'rate_interval', 'judge', 'judge_recorded']
+           'flag_precision', 'flag_recall', 'Findings', 'rate_error', 'rate_interval', 'judge', 'judge_recorded']
 
 # %% ../../nbs/analysis/planted.ipynb #96144bd5
 import math
@@ -277,6 +277,7 @@ def recorded_probability(
 # %% ../../nbs/analysis/planted.ipynb #d19fb297
 MIN_PLANTED,Z = 8,1.96
 RATE_ERROR = .04, .2 # standard deviation of the noise rate on sets that were left out of the fit: constant, and per unit of 1 - AUC
+RECORDED_ERROR = .06 # the same where nothing was planted
 
 def undetermined(
     o:Combined,
@@ -308,9 +309,11 @@ def undetermined_record(
     n_epochs:int=None, # Of the training; None: not known, so it is not asked
 )->str: # A sentence with the remedy; '' where there is a verdict
     "Why nothing can be said, where nothing was planted"
-    known = _noted(record)
-    if not known.any(): return 'the training has diverged: use a lower learning rate'
-    known = known & (given >= 0)
+    return _why_not(record, given, _noted(record), n_epochs)
+
+def _why_not(record, given, noted, n_epochs):
+    if not noted.any(): return 'the training has diverged: use a lower learning rate'
+    known = noted & (given >= 0)
     n = int(known.sum())
     if n < MIN_RECORDED: return f'there are only {n} labels, and it takes {MIN_RECORDED}: more data are needed'
     if n_epochs is not None and n_epochs < MIN_EPOCHS: return (
@@ -318,7 +321,37 @@ def undetermined_record(
         'longer')
     return _contradicts(float((log_ratio(record.probs[known], given[known]) < 0).mean()))
 
-# %% ../../nbs/analysis/planted.ipynb #79179aeb
+# %% ../../nbs/analysis/planted.ipynb #64f60850
+def _with_interval(share, error, n):
+    half = 1.28*math.hypot(share*error, math.sqrt(max(share*(1 - share), 0.)/n))
+    return share, (max(0., share - half), min(1., share + half))
+
+def _wrong_in_all(p):
+    "Expected number of wrong labels among the known, and the factor that makes an error of the rate a relative one"
+    known = p[np.isfinite(p)]
+    return float(known.sum()), len(known)/max(float(known.sum()), 1e-12)
+
+def flag_precision(
+    p:np.ndarray, # Probability of a wrong label, (N,), in [0, 1]; NaN = unknown, not counted
+    flagged:np.ndarray, # (N,) bool
+    error:float, # Standard deviation of the noise rate, > 0
+)->tuple: # P of (2) and (low, high), in [0, 1]; NaN and (0, 1) where nothing is flagged
+    "Share of wrong labels among the flagged"
+    own = p[np.asarray(flagged, bool) & np.isfinite(p)]
+    _,relative = _wrong_in_all(p)
+    return _with_interval(float(own.mean()), error*relative, len(own)) if len(own) else (math.nan, (0., 1.))
+
+def flag_recall(
+    p:np.ndarray, # Probability of a wrong label, (N,), in [0, 1]; NaN = unknown, not counted
+    flagged:np.ndarray, # (N,) bool
+    error:float, # Standard deviation of the noise rate, > 0
+)->tuple: # R of (2) and (low, high), in [0, 1]; NaN and (0, 1) where nothing is flagged
+    "Share of flagged labels among the wrong"
+    own = p[np.asarray(flagged, bool) & np.isfinite(p)]
+    n,relative = _wrong_in_all(p)
+    return _with_interval(float(own.sum())/n, error*relative, n) if len(own) else (math.nan, (0., 1.))
+
+# %% ../../nbs/analysis/planted.ipynb #43f481e4
 @dataclass
 class Findings:
     "What trainings with planted errors say of the given labels"
@@ -331,6 +364,7 @@ class Findings:
     first:float # That part, in (0, 1]; NaN where nothing was planted
     combined:Combined # None where nothing was planted
     source:str='planted' # What it rests on
+    error:float=math.nan # Standard deviation of the rate, which the interval is made of
 
     def __repr__(self):
         if self.problem: return f'Undetermined: {self.problem}.'
@@ -345,16 +379,45 @@ class Findings:
         return (f'Of {of} labels broken on purpose the list finds {n} ({share}) '
                 f'among the first {self.first:.0%}.')
 
-# %% ../../nbs/analysis/planted.ipynb #64f60850
+    def precision(self,
+        flagged:np.ndarray, # (N,) bool
+    )->tuple: # A share and (low, high), in [0, 1]; NaN and (0, 1) without a verdict, or a flag
+        "How many of the flagged labels are wrong"
+        return flag_precision(self.probability, flagged, self.error)
+
+    def recall(self,
+        flagged:np.ndarray, # (N,) bool
+    )->tuple: # A share and (low, high), in [0, 1]; NaN and (0, 1) without a verdict, or a flag
+        "How many of the wrong labels are flagged"
+        return flag_recall(self.probability, flagged, self.error)
+
+# %% ../../nbs/analysis/planted.ipynb #ca4fda3d
+def rate_error(
+    rate:float, # Estimated share of wrong labels
+    auc:float, # On the planted labels; None: nothing was planted
+    n:int, # Samples
+)->float: # > 0
+    "Standard deviation of the noise rate: of the probabilities on other data, and of the sample"
+    constant,slope = RATE_ERROR
+    error = RECORDED_ERROR if auc is None else constant + slope*(1 - auc)
+    return math.hypot(error, math.sqrt(rate*(1 - rate)/n))
+
 def rate_interval(
     rate:float, # Estimated share of wrong labels
-    auc:float, # On the planted labels
+    auc:float, # On the planted labels; None: nothing was planted
     n:int, # Samples
 )->tuple: # (low, high), in [0, 1]
-    "80 % of the time the truth is within: error of the probabilities on other data, and of the sample"
-    constant,slope = RATE_ERROR
-    half = 1.28*math.hypot(constant + slope*(1 - auc), math.sqrt(rate*(1 - rate)/n))
+    "80 % of the time the truth is within"
+    half = 1.28*rate_error(rate, auc, n)
     return max(0., rate - half), min(1., rate + half)
+
+def _verdict_on(p, known, auc, **about):
+    "Findings with the rate of the `known` samples"
+    rate,n = float(np.nanmean(p[known])),int(known.sum())
+    return Findings(1 - p, p, '', rate, rate_interval(rate, auc, n), error=rate_error(rate, auc, n), **about)
+
+def _no_verdict(p, problem, **about):
+    return Findings(1 - p, np.full(len(p), np.nan), problem, math.nan, (0., 1.), **about)
 
 def _first_part(rate, planted):
     "20 %, or what has room for the wrong labels, the planted ones and 5 %, in steps of 5 %"
@@ -381,15 +444,10 @@ def judge(
     p[~np.isfinite(o.suspicion) | (planted.given < 0)] = np.nan
     p = in_places_of(p, -o.own, wrong)
     if clean is not None: p = _reordered(p, o, planted, clean)
-    problem = undetermined(o, planted)
-    if problem: return Findings(1 - p, np.full(len(p), np.nan), problem, math.nan, (0., 1.), found, first, o)
-    rate = float(np.nanmean(p[~wrong]))
-    return Findings(1 - p, p, '', rate, rate_interval(rate, o.auc, int((~wrong).sum())), found,
-                    first, o)
+    about,problem = dict(found=found, first=first, combined=o),undetermined(o, planted)
+    return _no_verdict(p, problem, **about) if problem else _verdict_on(p, ~wrong, o.auc, **about)
 
-# %% ../../nbs/analysis/planted.ipynb #fd0df1db
-RECORDED_ERROR = .06 # standard deviation of the noise rate on sets that were left out of the fit, where nothing was planted
-
+# %% ../../nbs/analysis/planted.ipynb #c5dcc555
 def judge_recorded(
     record:TrainingRecord, # Of a training on the given labels
     given:np.ndarray, # (N,); -1 = unknown
@@ -397,13 +455,9 @@ def judge_recorded(
     n_epochs:int=None, # Of the training; None: not known
 )->Findings:
     "Label quality, probability and rate of the given labels, by one training in which nothing was planted"
-    p = np.full(len(given), np.nan)
-    if _noted(record).any(): p = recorded_probability(recorded_features(record, np.maximum(given, 0)), is_plain)
+    p,noted = np.full(len(given), np.nan),_noted(record)
+    if noted.any(): p = recorded_probability(recorded_features(record, np.maximum(given, 0)), is_plain)
     p[given < 0] = np.nan
-    n,none = int(np.isfinite(p).sum()),dict(found=(0, 0, (0., 1.)), first=math.nan, combined=None,
-                                            source='training dynamics')
-    problem = undetermined_record(record, given, n_epochs)
-    if problem: return Findings(1 - p, np.full(len(p), np.nan), problem, math.nan, (0., 1.), **none)
-    rate = float(np.nanmean(p))
-    half = 1.28*math.hypot(RECORDED_ERROR, math.sqrt(rate*(1 - rate)/n))
-    return Findings(1 - p, p, '', rate, (max(0., rate - half), min(1., rate + half)), **none)
+    none = dict(found=(0, 0, (0., 1.)), first=math.nan, combined=None, source='training dynamics')
+    problem = _why_not(record, given, noted, n_epochs)
+    return _no_verdict(p, problem, **none) if problem else _verdict_on(p, np.isfinite(p), None, **none)

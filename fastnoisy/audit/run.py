@@ -335,12 +335,18 @@ def _export(learn, part):
         raise OSError(f'learner.pkl could not be written, perhaps because the disk is full ({reason})') from e
     finally: learn.dls = dls
 
+def _measures(report):
+    "Estimate, low and high of each measure, None where it is not known"
+    rows = report.measures().round(4).astype(object)
+    return rows.where(rows.notna(), None).T.to_dict('list')
+
+# %% ../../nbs/audit/run.ipynb #6e40c508
 def _origin(report, origin, folder):
     "What is noted of the source in the record of the results, and of the audit in the page"
     samples = report.samples
     left_out = sorted(map(int, samples.left_out.row))
     return dict(**origin, out=str(folder.path), data_id=report.data_id, names=list(map(str, samples.vocab)),
-                n_rows=len(samples) + len(left_out), left_out=left_out)
+                n_rows=len(samples) + len(left_out), left_out=left_out, measures=_measures(report))
 
 def _write(report, folder):
     "All files of the results: what matters most, first"

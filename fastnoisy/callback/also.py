@@ -241,13 +241,23 @@ def class_wise(
     weights:Tensor, # (N,), >= 0
     classes:Tensor, # Given class ids, (N,), -1 = unknown: divided by nothing
     means:Tensor, # From `class_means`, (K,)
-)->Tensor: # (N,), averages 1 in every class
+    share:float=1., # s, in [0, 1]. 0: the weights as they are, 1: they average 1 in every class
+)->Tensor: # (N,), averages s + (1 - s)*mean in every class
     "The weights of (A)"
-    return weights/torch.where(classes >= 0, means[classes.clamp(min=0)], 1.).to(weights)
+    divisors = means/(share + (1 - share)*means)
+    return weights/torch.where(classes >= 0, divisors[classes.clamp(min=0)], 1.).to(weights)
 
 # %% ../../nbs/callback/also.ipynb #e5de03ab
 MODES = 'weights','descent-ascent','optimistic'
 
+def _check(objective, mode, temperature, horizon, by_class):
+    require(objective in SIGNS, 'objective', objective, "give 'min' or 'max'")
+    require(mode in MODES, 'mode', mode, f'give one of {MODES}')
+    for name,v in (('temperature', temperature), ('horizon', horizon)):
+        require(isinstance(v, Real) and v > 0, name, v, 'give a number > 0')
+    require(isinstance(by_class, Real) and 0 <= by_class <= 1, 'by_class', by_class, 'give a number in [0, 1]')
+
+# %% ../../nbs/callback/also.ipynb #5d066e77
 class ALSOCallback(MethodCallback):
     """Learn one weight per sample with the model, and train with it (Pupkov et al. 2025; with objective='max'
     Feoktistov et al. 2025)"""
@@ -259,12 +269,9 @@ class ALSOCallback(MethodCallback):
         prior=None, # Weights to be drawn to, one per sample (or group), > 0; default all equal
         groups=None, # Group id of each sample, (N,) ints from 0: one weight per group; default one per sample
         mode:str='weights', # 'weights': any optimizer; 'descent-ascent': the same, it must be Adam; 'optimistic': half steps ahead
-        by_class:bool=False, # Do the weights average 1 in each class (A), by the means at the start of the epoch? Then no class is given up
+        by_class:float=0., # s of (A), in [0, 1]: least average weight of a class: none is given up. 0: no floor; 1 (True): each 1
     ):
-        require(objective in SIGNS, 'objective', objective, "give 'min' or 'max'")
-        require(mode in MODES, 'mode', mode, f'give one of {MODES}')
-        for name,v in (('temperature', temperature), ('horizon', horizon)):
-            require(isinstance(v, Real) and v > 0, name, v, 'give a number > 0')
+        _check(objective, mode, temperature, horizon, by_class)
         self.objective,self.temperature,self.horizon = objective,temperature,horizon
         self.prior,self.groups = prior,groups
         self.mode,self.pi = mode,None
@@ -341,7 +348,7 @@ def _class_wise(self:ALSOCallback, weights):
     if self.class_means is None: return weights
     own = own.to(self.classes)
     own = torch.where(own < len(self.class_means), own, -1)
-    return class_wise(weights, own.to(weights.device), self.class_means.to(weights.device))
+    return class_wise(weights, own.to(weights.device), self.class_means.to(weights.device), self.by_class)
 
 @patch
 def _rows(self:ALSOCallback, ids):

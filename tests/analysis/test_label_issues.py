@@ -4,6 +4,7 @@ from fastnoisy.analysis.confident_learning import confident_issues, normalized_m
 from fastnoisy.analysis.feature_issues import (consensus_counts, expected_consensus, fold_probabilities, hoc,
                                                neighbour_shares, vote_quality, worst_of_each_class, wrong_by_class)
 from fastnoisy.analysis.label_issues import find_label_issues
+from fastnoisy.analysis.planted import TrainingRecord, judge_recorded
 from fastnoisy.analysis.ranking import roc_auc
 from fastnoisy.analysis.report.table import NoiseReport
 
@@ -109,6 +110,32 @@ def test_history_counts_the_whole_training():
     late = 8*np.eye(4)[given] # all labels memorised
     report = find_label_issues(given, logits_history=np.stack([early, early, late]))
     assert roc_auc(report.label_quality, true != given) > .9
+
+def test_a_history_alone_is_judged_as_a_record():
+    _,true,given = clusters(600, 4)
+    history = np.stack([model_logits(true, 4)*o for o in (.3, .6, .8, 1)])
+    report = find_label_issues(given, logits_history=history)
+    probs = np.exp(history)/np.exp(history).sum(2, keepdims=True)
+    aum = [m - max(np.delete(o, y)) for o,y,m in zip(history.mean(0), given, history.mean(0)[np.arange(600), given])]
+    early = [m - max(np.delete(o, y)) for o,y,m in zip(history[:2].mean(0), given,
+                                                       history[:2].mean(0)[np.arange(600), given])]
+    record = TrainingRecord(np.array(aum), np.array(early), probs.mean(0)) # one shape in all epochs: the mean's margin
+    found = judge_recorded(record, given, True, 4)
+    np.testing.assert_allclose(report.noise_probability, found.probability, atol=1e-6)
+    assert report.noise_rate == pytest.approx(found.rate) and report.interval == pytest.approx(found.interval)
+    flagged = report.is_label_issue.to_numpy()
+    assert (flagged == (found.probability > .5)).all()
+    assert report.precision == pytest.approx(found.precision(flagged)[0])
+    assert (report.suggested_label != report.given_label)[flagged].all() and 'are wrong' in report.summary()
+    by_rule = find_label_issues(given, logits_history=history, rule='prune_by_noise_rate')
+    assert by_rule.verdict is None and np.isnan(by_rule.precision)
+
+def test_a_history_that_says_nothing():
+    _,true,given = clusters(300, 4)
+    short = find_label_issues(given, logits_history=np.stack([model_logits(true, 4)]*2))
+    assert '2 of the 3 epochs' in short.summary() and not short.is_label_issue.any() and np.isnan(short.noise_rate)
+    against = find_label_issues(given, logits_history=np.stack([-model_logits(true, 4)]*4))
+    assert 'contradicts' in against.undetermined and against.noise_probability.isna().all()
 
 def test_names_files_and_pictures(tmp_path):
     x,true,given = clusters(80)

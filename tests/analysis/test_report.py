@@ -171,6 +171,11 @@ def test_an_exported_learner_needs_data(tmp_path):
     with pytest.raises(ValueError, match='learn.dls = dls'): noise_report(loaded)
     loaded.dls = dls
     np.testing.assert_allclose(noise_report(loaded).label_quality, expected.label_quality)
+    loaded.dls = dls.train
+    with pytest.raises(TypeError, match='give DataLoaders'): noise_report(loaded)
+    loaded.dls = dls
+    loaded.model[-1] = torch.nn.Linear(loaded.model[-1].in_features, 2)
+    with pytest.raises(ValueError, match='no output for a label'): noise_report(loaded)
 
 class Said:
     "A stand-in for the neighbours"

@@ -288,6 +288,19 @@ def test_apply_without_a_browser(tmp_path, capsys):
     assert differs[differs].index.tolist() == [row.row] and found.kind[row.row] == new and list(found) == list(table)
     assert ResultFolder(tmp_path/'out').origin['y'] == 'kind' and (tmp_path/'t.csv').exists()
 
+def test_the_record_of_an_audit_has_its_measures(tmp_path):
+    g = np.random.default_rng(0)
+    kind = np.arange(90) % 3
+    table = pd.DataFrame(dict(a=g.normal(7*(kind == 1)), b=g.normal(7*(kind == 2)), kind=kind))
+    table.loc[[3, 10, 20, 50, 60], 'kind'] = (table.kind[[3, 10, 20, 50, 60]] + 1) % 3
+    table.to_csv(tmp_path/'t.csv', index=False)
+    report = audit(tmp_path/'t.csv', y='kind', epochs=20, device='cpu', out=tmp_path/'out')
+    found = ResultFolder(tmp_path/'out').origin['measures']
+    assert found['noise rate'] == pytest.approx([report.noise_rate, *report.interval], abs=1e-4)
+    low,high = report.precision_interval
+    assert found['precision of the flags'] == pytest.approx([report.precision, low, high], abs=1e-4) and low < high
+    assert found['planted errors found'] == [None, 0, 1] and 'Of the flagged labels about' in report.summary()
+
 @pytest.mark.parametrize('args, says', [
     ([], 'give the decisions.csv'), (['d.csv', '--undo', 'x'], 'give the decisions.csv'), (['--undo', 'x'],
                                                                                            'was not written by'),

@@ -321,19 +321,37 @@ def test_weights_of_a_class_by_a_loop():
         assert got[i].item() == pytest.approx(expected, rel=1e-5)
     assert means[4:].tolist() == [1, 1]
     for k in range(4): assert got[y == k].mean().item() == pytest.approx(1, rel=1e-5)
+    part = class_wise(w, y, means, .3)
+    torch.testing.assert_close(part, .7*w + .3*got, rtol=1e-5, atol=1e-6)
+    for k in range(4): assert part[y == k].mean().item() == pytest.approx(.3 + .7*w[y == k].mean().item(), rel=1e-5)
+    assert class_wise(w, y, means, 0.).equal(w) and class_wise(w, y, means, 1.).equal(got)
+    gone = torch.where(y == 2, 1e-20, 1.) # a class that has lost all its weight
+    assert class_wise(gone, y, class_means(gone, y, 4), .3)[y == 2].mean().item() == pytest.approx(.3, rel=1e-5)
 
-def test_by_class_the_weights_in_force_average_one_in_each_class():
-    "By the means at the start of the epoch"
+@pytest.mark.parametrize('by_class', [-.1, 1.1, 'yes', None])
+def test_no_share_of_by_class(by_class):
+    with pytest.raises(ValueError, match='by_class'): ALSOCallback(by_class=by_class)
+
+def test_a_floor_of_nothing_is_no_floor_and_one_is_the_class_alone():
+    def trained(by_class):
+        learn = fitted(ALSOCallback(temperature=.5, horizon=3, by_class=by_class), n=3)
+        return weights_of(learn.model)
+    assert trained(0).equal(trained(False)) and trained(1.).equal(trained(True))
+    assert not trained(.3).equal(trained(0)) and not trained(.3).equal(trained(1))
+
+@pytest.mark.parametrize('share', [True, .3])
+def test_by_class_the_weights_in_force_average_one_in_each_class(share):
+    "By the means at the start of the epoch; of a share of 1, else that much of them"
     seen = {}
     class Look(Spy):
         def before_train(self): self.weight = torch.from_numpy(self.learn.also.to_frame().weight.values)
         def after_loss(self):
             if self.epoch == 3 and self.iter == 0: seen.update(
                 ids=self.sample_ids, before=self.weight, now=self.learn.sample_weight, y=self.learn.yb[0])
-    learn = fitted([ALSOCallback(temperature=.5, horizon=3, by_class=True), Look()], n=4)
+    learn = fitted([ALSOCallback(temperature=.5, horizon=3, by_class=share), Look()], n=4)
     y = torch.as_tensor([int(learn.dls.train.dataset[i][1]) for i in range(96)])
     means = torch.stack([seen['before'][y == k].mean() for k in range(3)])
-    expected = (seen['before']/means[y])[seen['ids']]
+    expected = (share*seen['before']/means[y] + (1 - share)*seen['before'])[seen['ids']]
     assert y[seen['ids']].equal(seen['y'].long()) and expected.std() > .05
     torch.testing.assert_close(seen['now'], expected.to(seen['now']), rtol=1e-4, atol=1e-5)
     assert learn.also.classes.tolist() == y.tolist()

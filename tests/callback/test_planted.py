@@ -2,11 +2,12 @@
 from types import SimpleNamespace
 import numpy as np, pytest, torch
 from sklearn.metrics import roc_auc_score
-from fastnoisy.analysis.noise_rate import chance_problem, estimate_noise
+from fastnoisy.analysis.noise_rate import chance_problem, estimate_noise, unsure_problem
 from fastnoisy.analysis.planted import (FEATURES, TrainingRecord, best_training, calibration_features, combine,
-                                        found_among_first, in_places_of, judge, judge_recorded, log_ratio,
-                                        mean_margin, other_labels_near, plant_errors, planted_auc, rank_logit,
-                                        rate_interval, recorded_features, recorded_probability, wrong_probability)
+                                        flag_precision, flag_recall, found_among_first, in_places_of, judge,
+                                        judge_recorded, log_ratio, mean_margin, other_labels_near, plant_errors,
+                                        planted_auc, rank_logit, rate_interval, recorded_features,
+                                        recorded_probability, wrong_probability)
 from fastnoisy.analysis.report.table import noise_report
 from fastnoisy.analysis.training_dynamics import margin
 from fastnoisy.audit.planted import recipe, sibling, train_with_planted_errors
@@ -144,6 +145,24 @@ def test_agreement_that_an_untrained_network_reaches():
     predicted = np.where(rng.random(len(y)) < .06, y, rng.integers(0, 10, len(y)))
     assert (predicted == y).mean() - .1 > 20*np.sqrt(.09/len(y)) and 'train it' in chance_problem(predicted, y)
 
+def test_agreement_of_an_untrained_network_by_luck():
+    "Its classes are those of the labels, but it is not sure of any; sure of a tenth is enough, whatever the rest"
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 200)
+    logits = torch.from_numpy(rng.normal(size=(200, 3))*.1 + .1*np.eye(3)[y])
+    predicted = logits.argmax(1).numpy()
+    assert chance_problem(predicted, y) == '' and 'not sure of any label' in chance_problem(predicted, y, logits)
+    unknown = np.where(np.arange(200) < 100, y, -1)
+    assert 'not sure of any label' in chance_problem(predicted, unknown, logits)
+    losses = -logits.log_softmax(1)[torch.arange(200), torch.from_numpy(y)]
+    shares = np.bincount(y)/200
+    assert f'{np.sort(losses.numpy())[19:21].mean():.2f}' in unsure_problem(logits, y)
+    assert f'{-(shares*np.log(shares)).sum():.2f}' in unsure_problem(logits, y)
+    logits[:30] = 5*torch.eye(3)[torch.from_numpy(y[:30])]
+    assert chance_problem(logits.argmax(1).numpy(), y, logits) == ''
+    assert unsure_problem(torch.full((50, 2), float('nan')), y[:50]) == '' # diverged is another matter
+    assert unsure_problem(torch.zeros(50, 2), np.zeros(50, int)) == ''
+
 # where nothing was planted
 
 def made_up(n=600, k=4, rate=.2, seed=0):
@@ -277,6 +296,9 @@ def test_nothing_planted_is_the_plain_training_and_its_report_says_what_was_not_
     assert report.noise_rate == pytest.approx(report.noise_probability.mean())
     assert report.is_label_issue.equals(report.noise_probability > .5) and learn.planted.best == 'plain'
     assert 'was not measured (PlantedErrorsCallback()' in noise_report(plain).summary()
+    assert 'not calibrated (PlantedErrorsCallback(0)' in noise_report(plain).summary()
+    assert 'not calibrated' not in report.summary() and 0 < report.precision <= 1
+    assert np.isnan(noise_report(plain).precision) and 'are wrong' not in noise_report(plain).summary()
 
 def test_lr_find_leaves_no_trace():
     learn = blob_learner(cbs=PlantedErrorsCallback())
@@ -324,6 +346,13 @@ def test_the_report_says_how_good_it_is():
     low,high = report.interval
     assert low <= report.noise_rate <= high
     assert report.noise_rate == report.verdict.rate
+    flagged = report.is_label_issue.to_numpy()
+    assert (report.precision,report.precision_interval) == report.verdict.precision(flagged)
+    assert 'Of the flagged labels about' in report.summary() and 'of the wrong ones about' in report.summary()
+    table = report.measures()
+    assert table.loc['precision of the flags'].tolist() == [report.precision, *report.precision_interval]
+    assert table.loc['recall of the flags', 'estimate'] == pytest.approx(report.recall) and table.notna().all().all()
+    assert report.head(50).precision == report.precision # a part has that of the whole
 
 def test_an_untrained_filter_and_estimate_say_that_nothing_can_be_told():
     with pytest.warns(UserWarning, match='by chance'):
@@ -367,3 +396,49 @@ def test_recall_is_shown_after_each_epoch():
     other = blob_learner(clean, blob_dls(300))
     with other.no_bar(), other.no_logging(): other.fit(1, .1)
     assert 'planted_recall' not in other.recorder.metric_names
+
+# precision and recall of the flags
+
+def draws(error, n_draws=400, seed=0):
+    "Probabilities, and labels drawn by them times a factor, so that the rate has the standard deviation `error`"
+    rng,p = np.random.default_rng(seed),np.repeat([.02, .3, .6, .9], [500, 40, 40, 60])
+    factor = 1 + rng.normal(size=n_draws)*error/p.mean()
+    return p, [rng.random(len(p)) < np.clip(p*f, 0, 1) for f in factor]
+
+@pytest.mark.parametrize('error', [1e-9, .02, .03])
+def test_intervals_of_the_flags_hold_the_truth_four_times_of_five(error):
+    p,truths = draws(error)
+    flagged = p > .5
+    (precision,(low, high)),(recall,(low_r, high_r)) = flag_precision(p, flagged, error),flag_recall(p, flagged, error)
+    found = np.array([(o[flagged].mean(), flagged[o].mean()) for o in truths])
+    assert precision == pytest.approx(p[flagged].mean()) and recall == pytest.approx(p[flagged].sum()/p.sum())
+    np.testing.assert_allclose(found.mean(0), [precision, recall], atol=.04)
+    assert .7 < ((low <= found[:,0]) & (found[:,0] <= high)).mean() < .97
+    assert ((low_r <= found[:,1]) & (found[:,1] <= high_r)).mean() > .75
+
+def test_a_rate_that_may_be_zero_leaves_the_precision_open():
+    p = np.repeat([.005, .9], [990, 10])
+    assert flag_precision(p, p > .5, .03)[1] == (0, 1) and flag_precision(p, p > .5, .001)[1][0] > .6
+
+def test_no_flag_no_precision():
+    p = np.full(50, .1)
+    for f in (flag_precision, flag_recall):
+        share,interval = f(p, p > .5, .05)
+        assert np.isnan(share) and interval == (0, 1)
+    unknown = np.r_[p, np.nan, .9]
+    flagged = np.r_[np.zeros(50, bool), True, True] # what is not known does not count
+    assert flag_precision(unknown, flagged, .001)[0] == pytest.approx(.9)
+    assert flag_recall(unknown, flagged, .001)[0] == pytest.approx(.9/5.9)
+
+def test_findings_tell_the_precision_of_made_up_flags():
+    inside = []
+    for seed in range(20):
+        record,given,true = made_up(1500, rate=.2, seed=seed)
+        o = judge_recorded(record, given, True)
+        flagged = o.probability > .5
+        share,(low, high) = o.precision(flagged)
+        assert low <= share <= high and o.error > 0
+        inside.append(low <= (given != true)[flagged].mean() <= high)
+        share,(low, high) = o.recall(flagged)
+        inside.append(low <= flagged[given != true].mean() <= high)
+    assert np.mean(inside) >= .8

@@ -112,11 +112,21 @@ def _said_rate(report):
     by = '' if report.estimate is None else f', by {report.estimate.n} {report.estimate.source} labels'
     return f'Estimated noise rate {report.noise_rate:.1%} ({low_high}{by}).'
 
+def _said_flags(report):
+    "Estimated precision and recall of what is flagged; nothing where there is no estimate"
+    if math.isnan(report.precision): return ''
+    def said(share, low, high): return f'{share:.0%} ({100*low:.0f} to {high:.0%})'
+    flagged = 'flagged training labels' if report.has_valid else 'flagged labels'
+    return (f' Of the {flagged} about {said(report.precision, *report.precision_interval)} are wrong, '
+            f'and of the wrong ones about {said(report.recall, *report.recall_interval)} are flagged.')
+
 def _said_measured(report):
     "How good the list is, or how to find out"
-    measured = '' if report.verdict is None else report.verdict.said()
-    if measured or not report.how_to_measure: return f' {measured}'.rstrip()
-    return f' How good the list is was not measured ({report.how_to_measure} does it).'
+    measured,flags = '' if report.verdict is None else report.verdict.said(),_said_flags(report)
+    if measured or not report.how_to_measure: return f' {measured}'.rstrip() + flags
+    calibrated = '' if report.verdict is not None else (
+        ', and its probabilities are not calibrated (PlantedErrorsCallback(0) in the training does that)')
+    return f'{flags} How good the list is was not measured ({report.how_to_measure} does it){calibrated}.'
 
 def _said_undetermined(report):
     return (f'{len(report)} samples. Undetermined: {report.undetermined}. Nothing is flagged; '
@@ -182,8 +192,11 @@ class NoiseReport(ReviewedTable):
     "One row per training sample. `noise_rate`, `interval`, `per_class`, `transition` and `source` sum it up"
     _metadata = ['learn', 'vocab', 'source', 'separates', 'estimate', 'noise_rate', 'interval', 'per_class',
                  'transition', 'whole', 'embedding', 'data_id', 'made', 'id_columns', 'feature_columns',
-                 'annotators', 'undetermined', 'verdict', 'has_valid', 'valid_problem', 'how_to_measure']
+                 'annotators', 'undetermined', 'verdict', 'has_valid', 'valid_problem', 'how_to_measure',
+                 'precision', 'precision_interval', 'recall', 'recall_interval']
     undetermined,verdict,how_to_measure = '',None,''
+    precision = recall = math.nan
+    precision_interval = recall_interval = 0.,1.
 
     @property
     def _constructor(self): return partial(_part_of, type(self))
@@ -237,6 +250,27 @@ class NoiseReport(ReviewedTable):
 
 # %% ../../../nbs/analysis/report/table.ipynb #7a3ae62d
 @patch
+def note_verdict(self:NoiseReport,
+    verdict, # `Findings`, or another object with `precision` and `recall`; without them nothing is known of the flags
+    flagged:np.ndarray, # What it is asked of, (N,) bool
+):
+    "Take over what a verdict says of the flags"
+    self.verdict = verdict
+    if not hasattr(verdict, 'precision'): return
+    self.precision,self.precision_interval = verdict.precision(flagged)
+    self.recall,self.recall_interval = verdict.recall(flagged)
+
+@patch
+def measures(self:NoiseReport)->pd.DataFrame: # Columns estimate, low, high, in [0, 1]; NaN where nothing is known
+    "What is known of the whole list: noise rate, precision and recall of the flags, planted errors found"
+    found,n,interval = (0, 0, (0., 1.)) if self.verdict is None else self.verdict.found
+    rows = {'noise rate': (self.noise_rate, *self.interval),
+            'precision of the flags': (self.precision, *self.precision_interval),
+            'recall of the flags': (self.recall, *self.recall_interval),
+            'planted errors found': (found/n if n else math.nan, *interval)}
+    return pd.DataFrame.from_dict(rows, orient='index', columns=['estimate', 'low', 'high'])
+
+@patch
 def cleaner(self:NoiseReport,
     **kwargs # For fastai's `ImageClassifierCleaner`
 ):
@@ -245,9 +279,19 @@ def cleaner(self:NoiseReport,
 
 # %% ../../../nbs/analysis/report/table.ipynb #b8d2e3f4
 def _check_has_data(learn):
+    if not hasattr(learn.dls, 'loaders'): raise TypeError(
+        f'learn.dls is a {type(learn.dls).__name__}: give DataLoaders, as in `learn.dls = DataLoaders(train)`.')
     if not len(learn.dls.train.dataset): raise ValueError(
         'This Learner has no training samples, as one that was exported: give it the data whose labels are to be '
-        'judged, `learn.dls = dls`.')
+        'judged, `learn.dls = dls`, and then `noise_report(learn)`.')
+
+def _predictions(learn):
+    "Of the training samples; a `ValueError` for labels that the model does not know"
+    try: return predict_with_features(learn, progress=False)
+    except IndexError as e:
+        if 'out of bounds' not in str(e): raise
+        raise ValueError(f'The model has no output for a label of these data ({str(e).rstrip(".")}): give data with '
+                         'the classes that it was trained on, in the same order.') from e
 
 # %% ../../../nbs/analysis/report/table.ipynb #2fe4d6b2
 _OF_THE_REPORT = ('p_noisy', 'noise_probability', 'is_label_issue', 'given_label', 'suggested_label')
@@ -302,7 +346,7 @@ def _judge_valid(logits, given, problem, threshold):
     known = (given >= 0) & logits.isfinite().all(1)
     predicted = torch.where(known, logits.nan_to_num().argmax(1), -1).numpy()
     quality,n = np.full(len(given), math.nan),int(known.sum())
-    problem = problem or chance_problem(predicted, given.numpy())
+    problem = problem or chance_problem(predicted, given.numpy(), logits)
     if not problem and n < MIN_LABELS: problem = f'there are {n} of them, and {MIN_LABELS} are needed'
     if n and not problem: posterior = fit_noise(logits[known], given[known])[2]
     elif n: posterior = logits[known].softmax(1)
@@ -350,9 +394,10 @@ def noise_report(
     valid:bool=False, # Judge the validation labels too? Their rows follow, and the column `split` says which is which
     threshold:float=.5, # Noise probability above which a validation label is flagged, in (0, 1)
 )->NoiseReport:
-    "What the training says about its labels. After any training; best with `ALSOCallback()` and `BMMFilterCallback()`"
+    """What the training says about its labels. After any training; with `PlantedErrorsCallback(0)` the probabilities
+    are calibrated, with `PlantedErrorsCallback()` it is measured how good the list is"""
     _check_has_data(learn)
-    p = predict_with_features(learn, progress=False)
+    p = _predictions(learn)
     if p.losses is None: raise TypeError(
         f'loss_func {learn.loss_func} can only be averaged, but the report needs the loss of each sample.')
     given,probs,losses = class_ids(p.targets).numpy(),class_logits(p.logits).softmax(1).numpy(),p.losses.numpy()
@@ -364,7 +409,7 @@ def noise_report(
     suggested = _suggested(methods_that_answer(learn, 'suggested_labels'), given, predicted, is_issue)
     verdict = verdict_of(learn)
     is_said = any(ask(m, 'noise_probability') is not None for m in asked)
-    problem = '' if is_said else chance_problem(predicted, given)
+    problem = '' if is_said else chance_problem(predicted, given, class_logits(p.logits))
     if verdict is not None: problem = verdict.problem
     if problem: separates,probability = False,np.full(len(given), np.nan)
     is_issue = is_issue & (suggested != given) & (not problem) # without another label to suggest it is only hard
@@ -382,6 +427,7 @@ def noise_report(
     res.undetermined,res.verdict = problem,verdict
     res.source = 'loss' if source is None else getattr(verdict, 'source', source.name)
     res.how_to_measure = 'PlantedErrorsCallback()'
+    if verdict is not None and not problem: res.note_verdict(verdict, is_issue)
     features = p.features
     if valid:
         res,*more,valid_features = _with_valid(res, learn, features is not None, name, problem, threshold)
