@@ -109,7 +109,7 @@ def test_plain_wins_where_others_are_worse(tmp_path):
     assert sum(o[0] != 'ce' for o in fake.done) == 3 # hopeless ones are out at once
 
 class Close(Fake):
-    "Plain training has half of the samples right; the other recipe 16 of them not, and as many others as its share says"
+    "Plain training has half of the samples right; the other recipe 16 of them not, and some others: its share"
     def run(self, calls):
         for (stage,),res in super().run(calls):
             right = np.arange(self.n) < 500
@@ -335,7 +335,8 @@ def alone(dls):
 @pytest.mark.parametrize('dls, kwargs, says', [
     (noisy_dls, dict(recipes=['nope']), "'nope' is unknown"), (noisy_dls, dict(recipes=['gjs']), 'gjs needs images'),
     (noisy_dls, dict(recipes=['oracle']), 'needs known noise'),
-    (noisy_dls, dict(recipes=['elr', 'glc']), r'glc needs trusted samples.*register_method'), (lambda: alone(noisy_dls()), {}, 'no validation set'),
+    (noisy_dls, dict(recipes=['elr', 'glc']), r'glc needs trusted samples.*register_method'),
+    (lambda: alone(noisy_dls()), {}, 'no validation set'),
     (lambda: without(noisy_dls(), 2), {}, r'no sample of 1 of the classes \(2\)'),
     (noisy_dls, dict(budget=.5), 'too small for one training'),
     (noisy_dls, dict(budget='0.0000001min'), 'too small for one'),
