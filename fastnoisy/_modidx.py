@@ -319,8 +319,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                'fastnoisy.analysis.noise_rate.n_valid': ( 'analysis/noise_rate.html#n_valid',
                                                                                           'fastnoisy/analysis/noise_rate.py'),
                                                'fastnoisy.analysis.noise_rate.share_interval': ( 'analysis/noise_rate.html#share_interval',
-                                                                                                 'fastnoisy/analysis/noise_rate.py'),
-                                               'fastnoisy.analysis.noise_rate.unsure_problem': ( 'analysis/noise_rate.html#unsure_problem',
                                                                                                  'fastnoisy/analysis/noise_rate.py')},
             'fastnoisy.analysis.noisy_accuracy': { 'fastnoisy.analysis.noisy_accuracy.CleanAccuracy': ( 'analysis/noisy_accuracy.html#cleanaccuracy',
                                                                                                         'fastnoisy/analysis/noisy_accuracy.py'),

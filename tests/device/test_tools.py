@@ -1,11 +1,13 @@
 "What is asked of a Learner after its training, random numbers, and models with dropout and batch norm, on a device."
+import sys
+from itertools import count
 import numpy as np, pytest, torch
 from fastai.basics import CrossEntropyLossFlat, DataLoaders, Learner, load_learner
 from fastai.callback.progress import ProgressCallback
 from fastnoisy.all import *
 from fastnoisy.analysis.calibration import calibrate
 from fastnoisy.audit.run import audit
-from fastnoisy.benchmark.recommend import recommend
+from fastnoisy.benchmark.recommend import recommend, run_stage
 from fastnoisy.analysis.neighbors import embed, knn_vote
 from fastnoisy.analysis.noise_rate import estimate_noise
 from fastnoisy.core.hypergradient import VIRTUAL_STEPS
@@ -134,8 +136,9 @@ def test_audit(arch, tmp_path):
 # the recommender
 
 @pytest.mark.slow
-def test_recommend(tmp_path):
-    "A race, stopped and gone on with, on the device as on the CPU"
+def test_recommend(tmp_path, monkeypatch):
+    "A race, stopped and gone on with, on the device as on the CPU; a clock that goes on by itself, as the budget goes by costs"
+    monkeypatch.setattr(sys.modules[run_stage.__module__], '_clock', count().__next__)
     def race(device):
         dls = dls_on(device, n=96)
         folder,rows = tmp_path/torch.device(device).type,[]

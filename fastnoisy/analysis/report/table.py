@@ -346,7 +346,7 @@ def _judge_valid(logits, given, problem, threshold):
     known = (given >= 0) & logits.isfinite().all(1)
     predicted = torch.where(known, logits.nan_to_num().argmax(1), -1).numpy()
     quality,n = np.full(len(given), math.nan),int(known.sum())
-    problem = problem or chance_problem(predicted, given.numpy(), logits)
+    problem = problem or chance_problem(predicted, given.numpy())
     if not problem and n < MIN_LABELS: problem = f'there are {n} of them, and {MIN_LABELS} are needed'
     if n and not problem: posterior = fit_noise(logits[known], given[known])[2]
     elif n: posterior = logits[known].softmax(1)
@@ -409,7 +409,7 @@ def noise_report(
     suggested = _suggested(methods_that_answer(learn, 'suggested_labels'), given, predicted, is_issue)
     verdict = verdict_of(learn)
     is_said = any(ask(m, 'noise_probability') is not None for m in asked)
-    problem = '' if is_said else chance_problem(predicted, given, class_logits(p.logits))
+    problem = '' if is_said else chance_problem(predicted, given)
     if verdict is not None: problem = verdict.problem
     if problem: separates,probability = False,np.full(len(given), np.nan)
     is_issue = is_issue & (suggested != given) & (not problem) # without another label to suggest it is only hard
