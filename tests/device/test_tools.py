@@ -137,7 +137,7 @@ def test_audit(arch, tmp_path):
 
 @pytest.mark.slow
 def test_recommend(tmp_path, monkeypatch):
-    "A race, stopped and gone on with, on the device as on the CPU; a clock that goes on by itself, as the budget goes by costs"
+    "A race, stopped and gone on with, on the device as on the CPU; costs by a clock that knows no machine"
     monkeypatch.setattr(sys.modules[run_stage.__module__], '_clock', count().__next__)
     def race(device):
         dls = dls_on(device, n=96)
