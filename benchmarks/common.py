@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 warnings.filterwarnings('ignore')
 import numpy as np, pandas as pd, torch
+from fastai.callback.core import Callback, CancelValidException
 from fastnoisy.benchmark.executors import run_calls
 from fastnoisy.benchmark.runner import Table, read_table
 from fastnoisy.benchmark.trial import VERSIONS
@@ -55,6 +56,11 @@ def images(args, noise, seed):
     "`DataLoaders` of the file, or else of scikit-learn's digits"
     if args.npz: return from_npz(args.npz, args.n, noise, seed)
     return digits_dls(noise=noise, seed=seed, device='cpu')
+
+class NoValidation(Callback):
+    "What is the same for all methods is left out"
+    order = 1000
+    def before_validate(self): raise CancelValidException
 
 # Rows
 

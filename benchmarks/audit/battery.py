@@ -59,8 +59,6 @@ def epochs_and_batch(kind, n):
 
 # Training
 
-def class_means_of(weights, y, n_classes): return class_means(weights.all().double(), y, n_classes)
-
 def train(x, y, kind, n_classes, seed, temperature=None, by_class=False):
     "What was predicted in each epoch (E, N, K) and at the end, features, ALSO's log-weights; the model; seconds"
     start = time.perf_counter()
@@ -78,7 +76,7 @@ def train(x, y, kind, n_classes, seed, temperature=None, by_class=False):
     for e in range(epochs):
         last = history[e - 1].clone() if e else None
         if last is not None: history[e] = last # a rest of one sample is not trained on
-        means = class_means_of(weights, y, n_classes) if by_class else None
+        means = class_means(weights.all(), y, n_classes) if by_class else None
         for ids in torch.randperm(n).split(bs):
             if len(ids) == 1: continue
             logits = model(x[ids])

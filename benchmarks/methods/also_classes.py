@@ -16,9 +16,9 @@ import sys
 from functools import partial
 from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from common import RESULTS, VERSIONS, Rows, arguments, images, means, measure, tasks
+from common import RESULTS, VERSIONS, NoValidation, Rows, arguments, images, means, measure, tasks
 import numpy as np, torch
-from fastai.basics import Callback, CancelValidException, CrossEntropyLossFlat, Learner, OptimWrapper, set_seed
+from fastai.basics import CrossEntropyLossFlat, Learner, OptimWrapper, set_seed
 from also_settings import from_series, name_of, series_cnn
 from fastnoisy.all import ALSOCallback, register_method, run_one, small_cnn
 from fastnoisy.analysis.detection import suspicion
@@ -55,9 +55,6 @@ def worst_recall(learn):
 
 class Shorter(StackedLSTM):
     def forward(self, x): return super().forward(x.reshape(*x.shape[:2], -1, 4).mean(3))
-
-class NoValidation(Callback):
-    def before_validate(self): raise CancelValidException
 
 def lstm_experiment(args, noise, seed, method):
     "A network that learns the rare classes late, or never"

@@ -14,19 +14,14 @@ import sys, time
 from pathlib import Path
 from statistics import median
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from common import Rows, arguments, measure, tasks
+from common import NoValidation, Rows, arguments, measure, tasks
 import numpy as np, timm, torch
 from fastai.basics import CrossEntropyLossFlat, L, Learner
-from fastai.callback.core import Callback, CancelValidException
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from fastnoisy.benchmark.trial import VERSIONS
 from fastnoisy.core.registry import METHODS
 from fastnoisy.data.arrays import array_dls
 from passes import known_methods
-
-class NoValidation(Callback):
-    order = 1000
-    def before_validate(self): raise CancelValidException
 
 class NetworkTime:
     """Seconds of this thread within networks of one class; `with NetworkTime(cls) as t: ...`. A pass backwards counts

@@ -112,7 +112,6 @@ def _report(labels, probs, quality, probability, flags, vocab, samples, source):
         noise_probability=probability))
     report.learn,report.vocab = _Holder(samples),list(vocab)
     report.source,report.estimate,report.separates = source,None,bool(flags.any())
-    report.noise_rate,report.interval = float(probability.mean()),(0., 1.)
     report.per_class = _by_class(labels, flags, vocab)
     report.transition = transition_matrix(labels, suggested, k)
     return report
@@ -163,6 +162,7 @@ def find_label_issues(
     mean = np.mean([o for o,_ in found.values()], axis=0)
     res = _report(labels, mean, np.mean(qualities, axis=0), *_by_rule(labels, mean, rule), _names(vocab, k), samples,
                   ' and '.join(found))
+    res.noise_rate = float(res.noise_probability.mean())
     res.interval = share_interval(res.noise_rate, n)
     if features is not None and 3 <= n and k <= 100: res.transition = hoc(features, labels, k)[0]
     return res.ranked() if ranked else res

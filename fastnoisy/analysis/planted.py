@@ -322,14 +322,19 @@ def _why_not(record, given, noted, n_epochs):
     return _contradicts(float((log_ratio(record.probs[known], given[known]) < 0).mean()))
 
 # %% ../../nbs/analysis/planted.ipynb #64f60850
-def _with_interval(share, error, n):
-    half = 1.28*math.hypot(share*error, math.sqrt(max(share*(1 - share), 0.)/n))
-    return share, (max(0., share - half), min(1., share + half))
+def _interval(share, error):
+    "80 % of the time the truth is within, where `error` is a standard deviation"
+    return max(0., share - 1.28*error), min(1., share + 1.28*error)
 
-def _wrong_in_all(p):
-    "Expected number of wrong labels among the known, and the factor that makes an error of the rate a relative one"
-    known = p[np.isfinite(p)]
-    return float(known.sum()), len(known)/max(float(known.sum()), 1e-12)
+def _share_of(own, known, n, error):
+    "Expected wrong labels among `own`, of `n`, and the interval; `error` is that of the rate of all that are `known`"
+    if not len(own): return math.nan, (0., 1.)
+    share,relative = float(own.sum())/n, error*len(known)/max(float(known.sum()), 1e-12)
+    return share, _interval(share, math.hypot(share*relative, math.sqrt(max(share*(1 - share), 0.)/n)))
+
+def _flagged_and_known(p, flagged):
+    known = np.isfinite(p)
+    return p[np.asarray(flagged, bool) & known], p[known]
 
 def flag_precision(
     p:np.ndarray, # Probability of a wrong label, (N,), in [0, 1]; NaN = unknown, not counted
@@ -337,9 +342,8 @@ def flag_precision(
     error:float, # Standard deviation of the noise rate, > 0
 )->tuple: # P of (2) and (low, high), in [0, 1]; NaN and (0, 1) where nothing is flagged
     "Share of wrong labels among the flagged"
-    own = p[np.asarray(flagged, bool) & np.isfinite(p)]
-    _,relative = _wrong_in_all(p)
-    return _with_interval(float(own.mean()), error*relative, len(own)) if len(own) else (math.nan, (0., 1.))
+    own,known = _flagged_and_known(p, flagged)
+    return _share_of(own, known, len(own), error)
 
 def flag_recall(
     p:np.ndarray, # Probability of a wrong label, (N,), in [0, 1]; NaN = unknown, not counted
@@ -347,9 +351,8 @@ def flag_recall(
     error:float, # Standard deviation of the noise rate, > 0
 )->tuple: # R of (2) and (low, high), in [0, 1]; NaN and (0, 1) where nothing is flagged
     "Share of flagged labels among the wrong"
-    own = p[np.asarray(flagged, bool) & np.isfinite(p)]
-    n,relative = _wrong_in_all(p)
-    return _with_interval(float(own.sum())/n, error*relative, n) if len(own) else (math.nan, (0., 1.))
+    own,known = _flagged_and_known(p, flagged)
+    return _share_of(own, known, float(known.sum()), error)
 
 # %% ../../nbs/analysis/planted.ipynb #43f481e4
 @dataclass
@@ -408,8 +411,7 @@ def rate_interval(
     n:int, # Samples
 )->tuple: # (low, high), in [0, 1]
     "80 % of the time the truth is within"
-    half = 1.28*rate_error(rate, auc, n)
-    return max(0., rate - half), min(1., rate + half)
+    return _interval(rate, rate_error(rate, auc, n))
 
 def _verdict_on(p, known, auc, **about):
     "Findings with the rate of the `known` samples"
